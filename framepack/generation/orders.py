@@ -1,0 +1,169 @@
+"""In which order the sections of a video are made, and what each one sees (torch-free).
+
+An order turns a number of sections and a packing schedule into a tuple of `Section`. Everything is
+stated in latent frame numbers of the finished video: frame 0 is the start picture, section s (by time)
+owns frames ``1 + s*w .. (s+1)*w``. A context frame that does not exist (yet) is a frame of zeros: the
+released models were trained to see zeros where nothing is known, never to see fewer tokens.
+
+RoPE positions are the model's own and not always truthful: see `inverted` and `forward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from framepack.errors import InvalidRequest
+from framepack.packing.schedule import Kernel, Pack, PackingSchedule
+
+
+@dataclass(frozen=True)
+class ContextLevel:
+    """One run of history frames that share a kernel.
+
+    Attributes:
+        kernel: Patchify kernel of the run.
+        frames: Latent frame numbers in the video, ascending and consecutive. Numbers outside the
+            video, or of frames not generated yet, stand for zeros.
+        positions: RoPE positions on the time axis, one for each frame.
+    """
+
+    kernel: Kernel
+    frames: tuple[int, ...]
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section: what to generate and what to see.
+
+    Attributes:
+        index: Its place in the order of sampling, from 0.
+        frames: Latent frame numbers in the video that it generates, ascending.
+        positions: RoPE positions of those frames.
+        context: Levels in the order of their tokens: coarsest kernel first, then by time.
+        prompt: Index of its prompt.
+    """
+
+    index: int
+    frames: tuple[int, ...]
+    positions: tuple[int, ...]
+    context: tuple[ContextLevel, ...]
+    prompt: int = 0
+
+
+@dataclass(frozen=True)
+class Order:
+    """A sampling order and the schedule it was made for.
+
+    Attributes:
+        sections: ``sections(num_sections, schedule)``; raises InvalidRequest for a schedule whose
+            context lies on a side this order cannot fill.
+        default_schedule: The schedule of the released model, or the paper's.
+    """
+
+    sections: Callable[[int, PackingSchedule], tuple[Section, ...]]
+    default_schedule: str
+
+
+def inverted_paddings(num_sections: int) -> list[int]:
+    """Blank sections between the start frame and each generated section, in order of generation.
+
+    The plain countdown up to four sections; beyond, 3, then 2 as often as needed, then 1, 0. The
+    official code calls it a trick that works better than the truthful distance.
+    """
+    if num_sections <= 4:
+        return list(range(num_sections - 1, -1, -1))
+    return [3, *[2] * (num_sections - 3), 1, 0]
+
+
+def inverted(num_sections: int, schedule: PackingSchedule) -> tuple[Section, ...]:
+    """Last section first, towards the start picture (Figure 2c; the released FramePackI2V_HY).
+
+    Positions: anchor, ``padding`` blank sections, target, then the later context, consecutively.
+    """
+    if schedule.earlier_pack is not None or schedule.later_pack is None:
+        raise InvalidRequest(
+            "schedule",
+            f"the inverted order needs its context after the generated frames, which {schedule} has "
+            "not; use a schedule like f1k1_x_g9_f1k1f2k2f16k4_td or another order",
+        )
+    window, anchor = schedule.window, _anchor_levels(schedule)
+    sections = []
+    for index, padding in enumerate(inverted_paddings(num_sections)):
+        first = 1 + window * (num_sections - 1 - index)
+        position = max(1, _num_frames(anchor)) + window * padding
+        later = _run(schedule.later_pack, first + window, position + window)
+        sections.append(
+            Section(
+                index=index,
+                frames=tuple(range(first, first + window)),
+                positions=tuple(range(position, position + window)),
+                context=_token_order([*anchor, *later]),
+            )
+        )
+    return tuple(sections)
+
+
+def forward(num_sections: int, schedule: PackingSchedule) -> tuple[Section, ...]:
+    """First section first (the paper's vanilla order; with a start anchor the released F1 model).
+
+    Positions are the same for every section: anchor at 0, earlier context from 1, then the target.
+    """
+    if schedule.later_pack is not None or schedule.earlier_pack is None:
+        raise InvalidRequest(
+            "schedule",
+            f"the forward order needs its context before the generated frames, which {schedule} has "
+            "not; use a schedule like f1k1_x_td_f16k4f2k2f1k1_g9 or another order",
+        )
+    window, anchor, pack = schedule.window, _anchor_levels(schedule), schedule.earlier_pack
+    position = max(1, _num_frames(anchor))
+    target = position + pack.frames
+    sections = []
+    for index in range(num_sections):
+        first = 1 + window * index
+        sections.append(
+            Section(
+                index=index,
+                frames=tuple(range(first, first + window)),
+                positions=tuple(range(target, target + window)),
+                context=_token_order([*anchor, *_run(pack, first - pack.frames, position)]),
+            )
+        )
+    return tuple(sections)
+
+
+def _anchor_levels(schedule: PackingSchedule) -> list[ContextLevel]:
+    if schedule.end_anchor is not None:
+        raise InvalidRequest(
+            "schedule", f"this order makes no endpoint, which {schedule} wants to see after its skip"
+        )
+    return list(_run(schedule.start_anchor, 0, 0)) if schedule.start_anchor else []
+
+
+def _num_frames(levels: list[ContextLevel]) -> int:
+    return sum(len(level.frames) for level in levels)
+
+
+def _run(pack: Pack, frame: int, position: int) -> Iterator[ContextLevel]:
+    """The levels of a pack laid out from a first frame number and a first position."""
+    for level in pack.levels:
+        yield ContextLevel(
+            level.kernel,
+            tuple(range(frame, frame + level.frames)),
+            tuple(range(position, position + level.frames)),
+        )
+        frame += level.frames
+        position += level.frames
+
+
+def _token_order(levels: list[ContextLevel]) -> tuple[ContextLevel, ...]:
+    return tuple(sorted(levels, key=lambda level: (-level.kernel.volume, level.frames[0])))
+
+
+ORDERS: dict[str, Order] = {
+    "inverted": Order(inverted, "f1k1_x_g9_f1k1f2k2f16k4_td"),
+    "forward": Order(forward, "f1k1_x_td_f16k4f2k2f1k1_g9"),
+    "vanilla": Order(forward, "td_f16k4f2k2f1k1_g9"),
+}
+"""By the name a request uses. ``forward`` is ``vanilla`` that also sees the start picture."""

@@ -1,0 +1,177 @@
+"""All that is decided before the first step (torch-free, so that a gateway can decide it too).
+
+`plan_generation` turns a request into a `Plan`, or says which field cannot be served. Everything that
+runs later, in one process or in many, reads the plan and decides nothing again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from framepack.errors import InvalidRequest
+from framepack.generation.orders import ORDERS, Section
+from framepack.media.buckets import OFFICIAL_BUCKETS, Size, nearest_bucket
+from framepack.packing.schedule import PackingSchedule, parse_schedule
+
+_T = TypeVar("_T")
+
+MAX_SECONDS = 120.0
+MAX_STEPS = 100
+MAX_SEED = 2**32 - 1
+MAX_GUIDANCE = 32.0
+MAX_CFG = 20.0
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """What belongs to a preset's method and is no user's choice, with the defaults for what is.
+
+    Attributes:
+        window: Latent frames a section makes.
+        fps: Frames per second of the video.
+        temporal_compression: Pixel frames per latent frame after the first.
+        spatial_compression: Pixels per latent pixel, each way.
+        buckets: Video sizes (height, width) in pixels.
+        order: Default sampling order.
+        steps: Default number of denoising steps.
+        guidance_scale: Default distilled guidance.
+    """
+
+    window: int = 9
+    fps: int = 30
+    temporal_compression: int = 4
+    spatial_compression: int = 8
+    buckets: tuple[Size, ...] = OFFICIAL_BUCKETS
+    order: str = "inverted"
+    steps: int = 25
+    guidance_scale: float = 10.0
+
+
+GENERATION_CONFIGS: dict[str, GenerationConfig] = {
+    "framepack-i2v": GenerationConfig(order="inverted"),
+    "framepack-f1": GenerationConfig(order="forward"),
+    "tiny": GenerationConfig(buckets=((48, 80), (64, 64), (80, 48)), steps=16),
+}
+"""By preset name. How each preset's weights are found and loaded is `framepack.presets`."""
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What a user asks for; ``None`` takes the preset's default."""
+
+    prompt: str
+    preset: str = "tiny"
+    seconds: float = 5.0
+    steps: int | None = None
+    seed: int = 31337
+    order: str | None = None
+    schedule: str | None = None
+    guidance_scale: float | None = None
+    cfg_scale: float = 1.0
+    negative_prompt: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request with every choice made.
+
+    Attributes:
+        height: Pixel height of the video; ``width`` likewise.
+        sections: In the order of sampling.
+        request: The request this came from.
+        config: The preset's configuration.
+        schedule: The parsed packing schedule.
+        order: Name of the sampling order.
+    """
+
+    request: GenerationRequest
+    config: GenerationConfig
+    order: str
+    schedule: PackingSchedule
+    height: int
+    width: int
+    steps: int
+    guidance_scale: float
+    sections: tuple[Section, ...] = field(repr=False)
+
+    @property
+    def num_latent_frames(self) -> int:
+        """Latent frames of the whole video, the start picture's included."""
+        return self.config.window * len(self.sections) + 1
+
+    @property
+    def num_pixel_frames(self) -> int:
+        """Frames of the finished video."""
+        return self.config.temporal_compression * (self.num_latent_frames - 1) + 1
+
+    @property
+    def duration_seconds(self) -> float:
+        """Length of the finished video; sections are whole, so rarely what was asked for."""
+        return self.num_pixel_frames / self.config.fps
+
+    @property
+    def latent_size(self) -> Size:
+        """(height, width) of the latent grid."""
+        scale = self.config.spatial_compression
+        return self.height // scale, self.width // scale
+
+
+def num_sections(seconds: float, config: GenerationConfig) -> int:
+    """Sections for a duration: at least one, halves rounded to even, as the official code does."""
+    return max(1, round(config.fps * seconds / (config.temporal_compression * config.window)))
+
+
+def plan_generation(request: GenerationRequest, image_size: Size) -> Plan:
+    """Decide everything about a request.
+
+    Args:
+        request: What the user asks for.
+        image_size: (height, width) of the picture in pixels.
+
+    Raises:
+        InvalidRequest: Names the field, its limit and the way out.
+    """
+    config = _named(GENERATION_CONFIGS, "preset", request.preset)
+    order_name = request.order or config.order
+    order = _named(ORDERS, "order", order_name)
+    steps = config.steps if request.steps is None else request.steps
+    guidance = config.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    _check("seconds", request.seconds, 0.1, MAX_SECONDS)
+    _check("steps", steps, 1, MAX_STEPS)
+    _check("seed", request.seed, 0, MAX_SEED)
+    _check("guidance_scale", guidance, 0.0, MAX_GUIDANCE)
+    _check("cfg_scale", request.cfg_scale, 1.0, MAX_CFG)
+    schedule = parse_schedule(request.schedule or order.default_schedule)
+    if schedule.window != config.window:
+        raise InvalidRequest(
+            "schedule",
+            f"{schedule} generates {schedule.window} latent frames a section, but preset "
+            f"{request.preset} generates {config.window}: write g{config.window}",
+        )
+    height, width = nearest_bucket(image_size, config.buckets)
+    return Plan(
+        request=request,
+        config=config,
+        order=order_name,
+        schedule=schedule,
+        height=height,
+        width=width,
+        steps=steps,
+        guidance_scale=guidance,
+        sections=order.sections(num_sections(request.seconds, config), schedule),
+    )
+
+
+def _named(table: Mapping[str, _T], what: str, name: str) -> _T:
+    try:
+        return table[name]
+    except KeyError:
+        known = ", ".join(table)
+        raise InvalidRequest(what, f"there is no {what} {name!r}; choose one of: {known}") from None
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InvalidRequest(name, f"must be between {low:g} and {high:g}, not {value:g}")

@@ -1,0 +1,1 @@
+"""Pixels at the edge: size buckets, images in, video clips out."""

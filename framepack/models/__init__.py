@@ -1,0 +1,1 @@
+"""Checkpoints in, modules out: the packed transformer, the encoders, the section codec."""

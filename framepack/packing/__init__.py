@@ -1,0 +1,1 @@
+"""How history becomes a bounded context: schedules, patchify kernels, rotary phases."""
