@@ -1,0 +1,1 @@
+"""The job service: what crosses process boundaries (contract), the gateway (api) and its client."""

@@ -1,0 +1,1 @@
+"""What gateway, workers and clients agree on. No FastAPI, no torch."""

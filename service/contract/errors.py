@@ -1,0 +1,64 @@
+"""Errors of the contract, and the problem document they become (RFC 9457).
+
+    ContractError
+    +-- JobNotFound          no such job, or not this tenant's
+    +-- JobFinished          the job is in a terminal state, which never changes
+    +-- JobConflict          the job is in a state in which this cannot be done
+    +-- LeaseLost            another worker may own the task now: stop, write nothing more
+    +-- StorageError         the object store failed
+        +-- ObjectNotFound   no object under that key
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ContractError(Exception):
+    """Base of all errors raised on purpose by the contract."""
+
+
+class JobNotFound(ContractError):  # noqa: N818 - reads as what it is at the raise site
+    """No such job, or not this tenant's."""
+
+
+class JobFinished(ContractError):  # noqa: N818
+    """The job is in a terminal state, which never changes."""
+
+    def __init__(self, job_id: str, status: str) -> None:
+        super().__init__(f"job {job_id} is already {status}")
+        self.status = status
+
+
+class JobConflict(ContractError):  # noqa: N818
+    """The job is in a state in which this cannot be done."""
+
+
+class LeaseLost(ContractError):  # noqa: N818
+    """Another worker may own the task now: stop, and write nothing more."""
+
+
+class StorageError(ContractError):
+    """The object store failed."""
+
+
+class ObjectNotFound(StorageError):  # noqa: N818
+    """No object under that key."""
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457) for what went wrong with a job or a request.
+
+    Attributes:
+        code: Stable, machine-readable, lower_case_with_underscores.
+        title: The same for every occurrence of a code.
+        detail: One sentence about this occurrence and the way out; never echoes input.
+        retryable: Whether the same request may succeed later.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    code: str
+    title: str
+    detail: str
+    retryable: bool = False

@@ -1,0 +1,215 @@
+"""A job as users and processes see it, and the fold that gives its state from its events.
+
+Three shapes of the same thing:
+
+* `JobRequest`: what a user may set. Validated once, at the gateway.
+* `JobSpec`: what was accepted. Written once at submit, never changed: the request with its seed
+  resolved, the stored picture, and what the plan decided.
+* `Job`: the state. Only the record's Lua transitions decide it; `apply` folds the event stream to the
+  same state, and a test asserts that both agree.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from framepack.generation.plan import (
+    MAX_CFG,
+    MAX_GUIDANCE,
+    MAX_SECONDS,
+    MAX_SEED,
+    MAX_STEPS,
+    GenerationRequest,
+)
+from service.contract.errors import Problem
+
+SCHEMA_VERSION = 1
+MAX_PROMPT_CHARACTERS = 2000
+
+
+class JobStatus(StrEnum):
+    """Where a job stands. ``cancelling`` lasts until the workers have really stopped."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    CANCELLING = "cancelling"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the state can never change again."""
+        return self in (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+class Lane(StrEnum):
+    """The two halves of a job. A worker process serves one."""
+
+    RENDER = "render"
+    DELIVER = "deliver"
+
+
+Priority = Literal["high", "normal", "low"]
+
+
+def _printable(text: str) -> str:
+    """Refuse control characters and lone surrogates; JSON can carry both."""
+    if any((ord(c) < 32 and c not in "\n\t") or 0xD800 <= ord(c) <= 0xDFFF for c in text):
+        raise ValueError("must not contain control characters or lone surrogates")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_printable), Field(max_length=MAX_PROMPT_CHARACTERS)]
+
+
+class JobRequest(BaseModel):
+    """What a user may set; the picture travels beside it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    prompt: Annotated[Text, Field(min_length=1)]
+    preset: Annotated[str, Field(max_length=64)] = "tiny"
+    seconds: Annotated[float, Field(ge=0.1, le=MAX_SECONDS)] = 5.0
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    order: Annotated[str, Field(max_length=64)] | None = None
+    schedule: Annotated[str, Field(max_length=200)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE)] | None = None
+    cfg_scale: Annotated[float, Field(ge=1, le=MAX_CFG)] = 1.0
+    negative_prompt: Text = ""
+
+    def to_generation(self) -> GenerationRequest:
+        """The library's request.
+
+        Raises:
+            ValueError: The seed is not resolved yet.
+        """
+        if self.seed is None:
+            raise ValueError("the seed must be resolved before planning")
+        return GenerationRequest(**{**self.model_dump(), "seed": self.seed})
+
+
+class Artifact(BaseModel):
+    """Bytes in the storage that the record vouches for.
+
+    Attributes:
+        key: Storage key; carries the fence of the attempt that wrote it, so it is never reused.
+        sha256: Of the bytes, lower-case hex.
+        size_bytes: Number of bytes.
+        content_type: Media type.
+        first_frame: For a clip, its first pixel frame in the finished video.
+        num_frames: For a clip or a video, its pixel frames.
+        init_bytes: For a clip, the length of the shared initialisation at its front.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    key: str
+    sha256: str
+    size_bytes: int
+    content_type: str
+    first_frame: int | None = None
+    num_frames: int | None = None
+    init_bytes: int | None = None
+
+
+class JobSpec(BaseModel):
+    """What was accepted. Written once, never changed.
+
+    Attributes:
+        request: With the seed resolved.
+        image: The stored picture, decoded and re-encoded by the gateway.
+        image_size: Its (height, width) in pixels.
+        num_sections: Sections of the video; the render lane has one task more, the deliver lane too.
+        video_size: (height, width) of the video.
+        section_cost: Predicted work of one section, in the same unit for all jobs of a preset;
+            fair sharing counts it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = SCHEMA_VERSION
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    tenant: str
+    priority: Priority = "normal"
+    request: JobRequest
+    image: Artifact
+    image_size: tuple[int, int]
+    num_sections: Annotated[int, Field(ge=1)]
+    num_frames: int
+    fps: int
+    video_size: tuple[int, int]
+    section_cost: float = 1.0
+    metadata: dict[str, str] = {}
+
+
+class Progress(BaseModel):
+    """How far a job is.
+
+    Attributes:
+        sections_sampled: Sections whose latents are committed.
+        sections_completed: Sections whose clip is committed.
+        total_sections: Sections of the whole video.
+        section: The section being sampled now, by order of sampling.
+        step: Denoising steps done in it.
+        total_steps: Denoising steps of a section.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    sections_sampled: int = 0
+    sections_completed: int = 0
+    total_sections: int = 0
+    section: int | None = None
+    step: int | None = None
+    total_steps: int | None = None
+
+
+class Clip(BaseModel):
+    """The run of frames that became final with one section."""
+
+    model_config = ConfigDict(frozen=True)
+
+    section: int
+    artifact: Artifact
+
+
+class Job(BaseModel):
+    """The state of a job. Times are milliseconds since the epoch, on the Redis server's clock."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    status: JobStatus
+    created_at: int
+    started_at: int | None = None
+    finished_at: int | None = None
+    sections_sampled: int = 0
+    clips: tuple[Clip, ...] = ()
+    video: Artifact | None = None
+    error: Problem | None = None
+    last_sequence: int = 0
+
+
+class Event(BaseModel):
+    """One entry of a job's event stream.
+
+    Attributes:
+        sequence: 1, 2, 3 ... without gaps; the stream entry's id is ``{sequence}-0``.
+        type: One of `service.contract.events`.
+        at: Milliseconds since the epoch, on the Redis server's clock.
+        data: The event's own fields.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    job_id: str
+    sequence: int
+    type: str
+    at: int
+    data: dict[str, Any] = {}

@@ -1,0 +1,1 @@
+"""Object storage behind one protocol: one module a URL scheme."""
