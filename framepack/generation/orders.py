@@ -1,9 +1,9 @@
 """In which order the sections of a video are made, and what each one sees (torch-free).
 
 An order turns a number of sections and a packing schedule into a tuple of `Section`. Everything is
-stated in latent frame numbers of the finished video: frame 0 is the start picture, section s (by time)
-owns frames ``1 + s*w .. (s+1)*w``. A context frame that does not exist (yet) is a frame of zeros: the
-released models were trained to see zeros where nothing is known, never to see fewer tokens.
+stated in latent frame numbers of the finished video: frame 0 is the start picture, section s (by
+time) owns frames ``1 + s*w .. (s+1)*w``. A context frame that does not exist (yet) is a frame of
+zeros: the released models were trained to see zeros where nothing is known, never fewer tokens.
 
 RoPE positions are the model's own and not always truthful: see `inverted` and `forward`.
 """
@@ -85,8 +85,8 @@ def inverted(num_sections: int, schedule: PackingSchedule) -> tuple[Section, ...
     if schedule.earlier_pack is not None or schedule.later_pack is None:
         raise InvalidRequest(
             "schedule",
-            f"the inverted order needs its context after the generated frames, which {schedule} has "
-            "not; use a schedule like f1k1_x_g9_f1k1f2k2f16k4_td or another order",
+            f"the inverted order needs its context after the generated frames, which {schedule} "
+            "has not; use a schedule like f1k1_x_g9_f1k1f2k2f16k4_td or another order",
         )
     window, anchor = schedule.window, _anchor_levels(schedule)
     sections = []
@@ -113,8 +113,8 @@ def forward(num_sections: int, schedule: PackingSchedule) -> tuple[Section, ...]
     if schedule.later_pack is not None or schedule.earlier_pack is None:
         raise InvalidRequest(
             "schedule",
-            f"the forward order needs its context before the generated frames, which {schedule} has "
-            "not; use a schedule like f1k1_x_td_f16k4f2k2f1k1_g9 or another order",
+            f"the forward order needs its context before the generated frames, which {schedule} "
+            "has not; use a schedule like f1k1_x_td_f16k4f2k2f1k1_g9 or another order",
         )
     window, anchor, pack = schedule.window, _anchor_levels(schedule), schedule.earlier_pack
     position = max(1, _num_frames(anchor))
@@ -136,7 +136,8 @@ def forward(num_sections: int, schedule: PackingSchedule) -> tuple[Section, ...]
 def _anchor_levels(schedule: PackingSchedule) -> list[ContextLevel]:
     if schedule.end_anchor is not None:
         raise InvalidRequest(
-            "schedule", f"this order makes no endpoint, which {schedule} wants to see after its skip"
+            "schedule",
+            f"this order makes no endpoint, which {schedule} wants to see after its skip",
         )
     return list(_run(schedule.start_anchor, 0, 0)) if schedule.start_anchor else []
 

@@ -1,7 +1,7 @@
 """All that is decided before the first step (torch-free, so that a gateway can decide it too).
 
-`plan_generation` turns a request into a `Plan`, or says which field cannot be served. Everything that
-runs later, in one process or in many, reads the plan and decides nothing again.
+`plan_generation` turns a request into a `Plan`, or says which field cannot be served. Everything
+that runs later, in one process or in many, reads the plan and decides nothing again.
 """
 
 from __future__ import annotations

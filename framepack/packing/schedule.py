@@ -1,8 +1,8 @@
 """The paper's notation for packed contexts, parsed and printed (torch-free).
 
 A name describes one section and what the model sees around it, in time order (section 4.1 of the
-paper): ``td_f16k4f2k2f1k1_g9`` drops older frames, packs 16 latent frames with the (4,8,8) kernel, 2
-with (2,4,4), 1 with (1,2,2), and generates 9. ``x`` skips any number of frames, so
+paper): ``td_f16k4f2k2f1k1_g9`` drops older frames, packs 16 latent frames with the (4,8,8) kernel,
+2 with (2,4,4), 1 with (1,2,2), and generates 9. ``x`` skips any number of frames, so
 ``f1k1_x_g9_f1k1f2k2f16k4_td`` is the released inverted model: the first frame, a gap, 9 generated
 frames, then context on the *later* side.
 
@@ -15,8 +15,8 @@ Grammar (elements joined by ``_``)::
     kernel  = "k" N | "k" N "h" N "w" N                kN means (N, 2N, 2N)
     generate = "g" N
 
-A tail is the far end of a pack, so on the earlier side it comes first or after an ``x``, on the later
-side last or before an ``x``. An ``x`` always has a pack on its far side.
+A tail is the far end of a pack, so on the earlier side it comes first or after an ``x``, on the
+later side last or before an ``x``. An ``x`` always has a pack on its far side.
 """
 
 from __future__ import annotations

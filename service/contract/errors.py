@@ -1,12 +1,12 @@
 """Errors of the contract, and the problem document they become (RFC 9457).
 
-    ContractError
-    +-- JobNotFound          no such job, or not this tenant's
-    +-- JobFinished          the job is in a terminal state, which never changes
-    +-- JobConflict          the job is in a state in which this cannot be done
-    +-- LeaseLost            another worker may own the task now: stop, write nothing more
-    +-- StorageError         the object store failed
-        +-- ObjectNotFound   no object under that key
+ContractError
++-- JobNotFound          no such job, or not this tenant's
++-- JobFinished          the job is in a terminal state, which never changes
++-- JobConflict          the job is in a state in which this cannot be done
++-- LeaseLost            another worker may own the task now: stop, write nothing more
++-- StorageError         the object store failed
+    +-- ObjectNotFound   no object under that key
 """
 
 from __future__ import annotations
