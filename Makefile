@@ -1,0 +1,30 @@
+# Two commands do all the set-up: `make demo` runs the main job, `make test` passes the tests.
+# Both install from wheels into .venv; PIP_ARGS is handed to pip (an index of your own, say).
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p && break; done)
+PIP_ARGS ?=
+BIN := .venv/bin
+LINTED := framepack service worker bench tests
+
+.PHONY: demo test lint clean
+
+demo: .venv/up.installed
+	@$(BIN)/python -m service demo
+
+test: lint
+	$(BIN)/python -m pytest --cov=framepack --cov=service --cov=worker --cov-report=term:skip-covered
+
+lint: .venv/test.installed
+	$(BIN)/ruff check $(LINTED)
+	$(BIN)/ruff format --check $(LINTED)
+	$(BIN)/lint-imports
+	$(BIN)/mypy $(LINTED)
+
+.venv/%.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed: make PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf .venv data out .pytest_cache .mypy_cache .ruff_cache .coverage
