@@ -1,7 +1,8 @@
 # Two commands do all the set-up: `make demo` runs the main job, `make test` passes the tests.
 # Both install from wheels into .venv; PIP_ARGS is handed to pip (an index of your own, say).
 SHELL := /bin/bash
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p && break; done)
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP_ARGS ?=
 BIN := .venv/bin
 LINTED := framepack service worker bench tests
@@ -21,7 +22,7 @@ lint: .venv/test.installed
 	$(BIN)/mypy $(LINTED)
 
 .venv/%.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed: make PYTHON=...")'
+	@test -n "$(PYTHON)" || { echo 'Python 3.11 or later is needed: make PYTHON=/path/to/python' >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[$*]'
 	@touch $@
