@@ -1,0 +1,119 @@
+"""What a video codec offers: one picture in, windows of latent frames out as pixels.
+
+A long video cannot be decoded at once. Codecs of this kind decode *windows* of a few latent frames
+that overlap and blend. The windows do not depend on each other, so each can be decoded as soon as
+its own latent frames exist. Nothing outside a codec assumes its numbers: they are stated in a
+`Tiling` and worked out in a `WindowGrid`, both plain arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a codec cuts time into windows.
+
+    Attributes:
+        window: Latent frames decoded together.
+        stride: Latent frames from the start of one window to the start of the next.
+        blend: Pixel frames over which a window fades in from the one before it.
+        temporal_compression: Pixel frames per latent frame after the first.
+    """
+
+    window: int
+    stride: int
+    blend: int
+    temporal_compression: int
+
+    def __post_init__(self) -> None:
+        if not (self.stride < self.window <= 2 * self.stride + 1):
+            raise ValueError(f"windows must overlap, but only with their neighbours: {self}")
+        if self.blend > self.stride * self.temporal_compression:
+            raise ValueError(f"a fade must end before the next one begins: {self}")
+
+    def grid(self, num_latent_frames: int) -> WindowGrid:
+        """The windows of a video of so many latent frames."""
+        return WindowGrid(self, num_latent_frames)
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """The windows of one video, numbered from 0 by time.
+
+    Window k > 0 gives away its first pixel frame (the causal codec makes it from one latent frame
+    alone), fades in over the next ``blend`` frames from the end of window k - 1, and is shown up to
+    where window k + 1 begins.
+    """
+
+    tiling: Tiling
+    num_latent_frames: int
+
+    @property
+    def num_windows(self) -> int:
+        """Windows that show anything: a window of one latent frame at the end shows nothing."""
+        if self.num_latent_frames < self.tiling.window:
+            return 1
+        return 1 + (self.num_latent_frames - 2) // self.tiling.stride
+
+    def latents(self, window: int) -> range:
+        """Latent frame numbers that a window decodes."""
+        first = window * self.tiling.stride
+        return range(first, min(first + self.tiling.window, self.num_latent_frames))
+
+    def containing(self, latent_frame: int) -> range:
+        """The windows that decode a latent frame."""
+        t = self.tiling
+        first = -((t.window - 1 - latent_frame) // t.stride)  # ceil
+        return range(max(0, first), min(latent_frame // t.stride + 1, self.num_windows))
+
+    def frames(self, window: int) -> range:
+        """Pixel frame numbers that a window yields, its given-away first frame left out."""
+        latents, scale = self.latents(window), self.tiling.temporal_compression
+        return range(scale * latents[0] + (window > 0), scale * latents[-1] + 1)
+
+    def seam(self, window: int) -> range:
+        """Pixel frames that a window and the one before it make together."""
+        frames = self.frames(window)
+        return frames[: self.tiling.blend] if window > 0 else frames[:0]
+
+    def body(self, window: int) -> range:
+        """Pixel frames that a window makes alone."""
+        frames, stop = self.frames(window), self.frames(window).stop
+        if window + 1 < self.num_windows:
+            stop = self.frames(window + 1).start
+        return range(frames.start + len(self.seam(window)), stop)
+
+
+class SectionCodec(Protocol):
+    """Turns a start picture into a latent frame and windows of latent frames into pixels."""
+
+    @property
+    def tiling(self) -> Tiling:
+        """How it cuts time into windows."""
+        ...
+
+    def encode_image(
+        self, pixels: UInt8[np.ndarray, "height width 3"], generator: torch.Generator
+    ) -> Float[Tensor, "1 c 1 h w"]:
+        """The scaled latent frame of a picture, fp32 on the CPU.
+
+        The posterior is sampled, with noise from ``generator`` (on the CPU) and nothing else.
+        """
+        ...
+
+    def decode_window(
+        self, latents: Float[Tensor, "1 c t h w"]
+    ) -> Float[Tensor, "1 3 frames height width"]:
+        """Pixels of scaled latent frames decoded together, about -1 to 1, in the codec's dtype.
+
+        Always ``temporal_compression * (t - 1) + 1`` frames, on the codec's device.
+        """
+        ...
