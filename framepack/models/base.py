@@ -1,0 +1,110 @@
+"""What a base model offers to the section loop. A second base model is a second module.
+
+The loop prepares once per section and calls once per denoising step; everything that does not
+change with the step belongs into `prepare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from framepack.packing.schedule import Kernel
+from framepack.types import Latents, Positions, TextMask, Tokens
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class LevelLatents:
+    """One level of context as a model gets it.
+
+    Attributes:
+        kernel: Its patchify kernel.
+        latents: (b, c, t, h, w), fp32; zeros where a frame is absent.
+        positions: (b, t) RoPE positions.
+    """
+
+    kernel: Kernel
+    latents: Latents
+    positions: Positions
+
+
+@dataclass(frozen=True)
+class TextCondition:
+    """One guidance branch's conditioning.
+
+    Attributes:
+        text: (b, l, text width) states of the text encoder; only valid ones unless masked.
+        pooled: (b, pooled width) pooled text.
+        image: (b, n, image width) states of the image encoder.
+        mask: (b, l), True for valid text; None when all are.
+    """
+
+    text: Float[Tensor, "b l i"]
+    pooled: Float[Tensor, "b j"]
+    image: Float[Tensor, "b n k"]
+    mask: TextMask | None = None
+
+
+Residual = Callable[[Tokens], Tokens]
+
+
+class StepCache(Protocol):
+    """Decides whether the blocks run in this step. Holds the state of one section and branch."""
+
+    def __call__(self, hidden: Tokens, signal: Tokens, blocks: Residual) -> Tokens:
+        """The image stream after the blocks, computed or estimated.
+
+        Args:
+            hidden: Image stream before the blocks.
+            signal: What the first block would see, to judge how much has changed.
+            blocks: Computes the image stream after the blocks.
+        """
+
+
+class PackedModel(Protocol, Generic[P]):
+    """A transformer over packed context. ``P`` is whatever it prepares once per section."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of its weights and activations."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def prepare(
+        self,
+        levels: Sequence[LevelLatents],
+        positions: Positions,
+        size: tuple[int, int],
+        condition: TextCondition,
+        guidance_scale: float,
+    ) -> P:
+        """Everything of a section that does not change with the step.
+
+        Args:
+            levels: Context, in token order.
+            positions: (b, t) RoPE positions of the target frames.
+            size: (height, width) of the latent grid.
+            condition: Text and image conditioning of one guidance branch.
+            guidance_scale: Distilled guidance.
+        """
+
+    def predict(
+        self, latents: Latents, timestep: Tensor, prepared: P, cache: StepCache | None
+    ) -> Latents:
+        """The velocity (noise minus data) of the target, fp32.
+
+        Args:
+            latents: (b, c, t, h, w) noisy target in the model's dtype.
+            timestep: (b,) noise level times 1000, in the model's dtype.
+            prepared: What `prepare` returned.
+            cache: May skip the blocks.
+        """

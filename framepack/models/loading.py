@@ -1,0 +1,166 @@
+"""Checkpoints from disk straight to a device, in the dtype asked for.
+
+Modules are built without memory (the meta device) and each tensor is read, cast and placed on its
+own, so nothing holds a second copy of the model. Only safetensors are read: no pickle, no code from
+weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from framepack.errors import WeightsError
+from framepack.models.hunyuan_video import HunyuanVideoConfig, PackedHunyuanVideo
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+CONFIG = "config.json"
+
+
+def load_transformer(
+    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> PackedHunyuanVideo:
+    """Load a packed transformer from a folder with config.json and one or more safetensors files.
+
+    Raises:
+        WeightsError: Files are missing or damaged, or tensors missing, unexpected or mis-shaped;
+            the
+            message lists them.
+    """
+    config = HunyuanVideoConfig.from_json(read_json(folder / CONFIG))
+    with torch.device("meta"):
+        model = PackedHunyuanVideo(config)
+    load_weights(model, folder, device, dtype)
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def load_weights(
+    model: nn.Module, folder: Path, device: torch.device | str, dtype: torch.dtype
+) -> None:
+    """Fill a module on the meta device from a folder's safetensors files.
+
+    Raises:
+        WeightsError: See `load_transformer`.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = dict(_tensor_files(folder))
+    _check_names(expected.keys() - found.keys(), found.keys() - expected.keys(), folder)
+    wrong = []
+    for path in sorted(set(found.values())):
+        state: dict[str, Tensor] = {}
+        with _open(path) as file:
+            for name in (name for name in found if found[name] == path):
+                shape = tuple(file.get_slice(name).get_shape())
+                if shape != expected[name]:
+                    wrong.append(f"{name}: {list(shape)} instead of {list(expected[name])}")
+                    continue
+                state[name] = file.get_tensor(name).to(device=device, dtype=dtype)
+        model.load_state_dict(state, strict=False, assign=True)
+    if wrong:
+        raise WeightsError(f"{folder}: mis-shaped tensors: {_listed(wrong)}")
+
+
+def save_transformer(model: PackedHunyuanVideo, folder: Path) -> None:
+    """Write a folder that `load_transformer` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(model.config.to_json(), indent=2) + "\n")
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        WeightsError: There is no such file, or it holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds no JSON object")
+    return content
+
+
+def _tensor_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Which file holds each tensor: by the index of a sharded checkpoint, else by looking."""
+    index = folder / INDEX
+    if index.exists():
+        listed = read_json(index).get("weight_map")
+        if not isinstance(listed, dict):
+            raise WeightsError(f"{index} has no weight_map")
+        absent = sorted({name for name in listed.values() if not (folder / name).is_file()})
+        if absent:
+            raise WeightsError(f"{folder}: missing files: {_listed(absent)}")
+        paths = sorted({folder / name for name in listed.values()})
+    else:
+        paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise WeightsError(f"{folder} holds no safetensors file")
+    for path in paths:
+        with _open(path) as file:
+            yield from ((name, path) for name in file.keys())  # noqa: SIM118 - no dict
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"cannot read {path}: {error}") from error
+
+
+def _check_names(missing: set[str], unexpected: set[str], folder: Path) -> None:
+    parts = []
+    if missing:
+        parts.append(f"missing tensors: {_listed(sorted(missing))}")
+    if unexpected:
+        parts.append(f"unexpected tensors: {_listed(sorted(unexpected))}")
+    if parts:
+        raise WeightsError(f"{folder}: " + "; ".join(parts))
+
+
+def _listed(names: list[str]) -> str:
+    return f"({len(names)}) " + ", ".join(names)
+
+
+def files_sha256(folder: Path, cache: Path | None = None) -> str:
+    """One hash over all weight and configuration files below a folder, by name and content.
+
+    Args:
+        folder: A checkpoint.
+        cache: A folder that remembers hashes by path, size and time, since reading 40 GB takes a
+            minute.
+    """
+    digest = hashlib.sha256()
+    suffixes = {".safetensors", ".json", ".txt"}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in suffixes):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0")
+        digest.update(bytes.fromhex(_file_sha256(path, cache)))
+    return digest.hexdigest()
+
+
+def _file_sha256(path: Path, cache: Path | None) -> str:
+    stat = path.stat()
+    identity = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    note = None if cache is None else cache / hashlib.sha256(identity.encode()).hexdigest()
+    if note is not None and note.is_file():
+        return note.read_text()
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if note is not None:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        partial = note.with_suffix(f".{os.getpid()}")
+        partial.write_text(found)
+        partial.replace(note)
+    return found
