@@ -1,0 +1,65 @@
+"""A prompt and a picture become everything a section is conditioned on, once a job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+
+from framepack.generation.conditioning import Conditioning, Prompt
+from framepack.generation.plan import Plan
+from framepack.generation.seeds import start_generator
+from framepack.media.images import fit_image
+from framepack.models.codec import SectionCodec
+from framepack.models.image import ImageEncoder
+from framepack.models.text import PooledEncoder, PromptEncoder
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """All models that run before the first section.
+
+    Attributes:
+        prompt: Prompt to token states.
+        pooled: Prompt to one vector.
+        image: Picture to patch states.
+        codec: Picture to the start latent.
+    """
+
+    prompt: PromptEncoder
+    pooled: PooledEncoder
+    image: ImageEncoder
+    codec: SectionCodec
+
+
+def encode(encoders: Encoders, plan: Plan, image: UInt8[np.ndarray, "h w 3"]) -> Conditioning:
+    """Encode a job's prompt and picture.
+
+    The image encoder and the codec see the same picture, cropped to the video's size. The start
+    latent is sampled with `start_generator` of the request's seed. A negative prompt is encoded
+    only where it has an effect, that is, with a cfg_scale other than 1.
+
+    Args:
+        encoders: The models.
+        plan: The job.
+        image: RGB of any size, as `framepack.media.images.open_image` returns it.
+
+    Returns:
+        Tensors on the encoders' device and in their dtype; the start latent fp32 on the CPU.
+    """
+    request = plan.request
+    pixels = fit_image(image, (plan.height, plan.width))
+    negative = None
+    if request.cfg_scale != 1.0:
+        negative = _prompt(encoders, request.negative_prompt)
+    return Conditioning(
+        prompts=(_prompt(encoders, request.prompt),),
+        negative=negative,
+        image=encoders.image.encode(pixels),
+        start=encoders.codec.encode_image(pixels, start_generator(request.seed)),
+    )
+
+
+def _prompt(encoders: Encoders, prompt: str) -> Prompt:
+    return Prompt(text=encoders.prompt.encode(prompt), pooled=encoders.pooled.encode(prompt))
