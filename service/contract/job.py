@@ -5,8 +5,8 @@ Three shapes of the same thing:
 * `JobRequest`: what a user may set. Validated once, at the gateway.
 * `JobSpec`: what was accepted. Written once at submit, never changed: the request with its seed
   resolved, the stored picture, and what the plan decided.
-* `Job`: the state. Only the record's Lua transitions decide it; `apply` folds the event stream to the
-  same state, and a test asserts that both agree.
+* `Job`: the state. Only the record's Lua transitions decide it; `apply` folds the event stream to
+  the same state, and a test asserts that both agree.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from framepack.generation.plan import (
     MAX_STEPS,
     GenerationRequest,
 )
+from service.contract import events
 from service.contract.errors import Problem
 
 SCHEMA_VERSION = 1
@@ -125,7 +126,7 @@ class JobSpec(BaseModel):
         request: With the seed resolved.
         image: The stored picture, decoded and re-encoded by the gateway.
         image_size: Its (height, width) in pixels.
-        num_sections: Sections of the video; the render lane has one task more, the deliver lane too.
+        num_sections: Sections of the video; each lane has one task more.
         video_size: (height, width) of the video.
         section_cost: Predicted work of one section, in the same unit for all jobs of a preset;
             fair sharing counts it.
@@ -213,3 +214,49 @@ class Event(BaseModel):
     type: str
     at: int
     data: dict[str, Any] = {}
+
+
+def apply(job: Job | None, event: Event) -> Job:
+    """The state after an event, given the state before it.
+
+    Args:
+        job: The state so far; None before the first event.
+        event: The next event of the stream.
+
+    Raises:
+        ValueError: The first event does not create a job, or a sequence number is missing.
+    """
+    if job is None:
+        if event.type != events.QUEUED or event.sequence != 1:
+            raise ValueError(f"{event.type} cannot be a job's first event")
+        return Job(id=event.job_id, status=JobStatus.QUEUED, created_at=event.at, last_sequence=1)
+    if event.sequence != job.last_sequence + 1:
+        raise ValueError(f"event {event.sequence} cannot follow {job.last_sequence}")
+    return job.model_copy(update={"last_sequence": event.sequence, **_changes(job, event)})
+
+
+def _changes(job: Job, event: Event) -> dict[str, Any]:
+    data = event.data
+    match event.type:
+        case events.STARTED:
+            return {"status": JobStatus.RUNNING, "started_at": event.at}
+        case events.SECTION_SAMPLED:
+            return {"sections_sampled": data["section"] + 1}
+        case events.SECTION_COMPLETED:
+            clip = Clip(section=data["section"], artifact=Artifact(**data["clip"]))
+            return {"clips": (*job.clips, clip)}
+        case events.RESUMED:
+            return {"status": JobStatus(data["status"])}
+        case events.COMPLETED:
+            return {**_end(event), "video": Artifact(**data["video"])}
+        case events.FAILED:
+            return {**_end(event), "error": Problem(**data["error"])}
+        case events.CANCELLED:
+            return _end(event)
+        case events.PAUSED | events.CANCELLING:
+            return {"status": JobStatus(event.type)}
+    return {}
+
+
+def _end(event: Event) -> dict[str, Any]:
+    return {"status": JobStatus(event.type), "finished_at": event.at}

@@ -1,0 +1,207 @@
+"""Reading what happened to jobs: one stream a job for good, one firehose of the latest.
+
+A gateway has one `EventHub`: a single reader of the firehose and of published steps, whatever the
+number of clients. A follower gets history from its job's stream, then live events; wherever a
+sequence number is missing it goes back to the stream, so nothing is lost and nothing comes twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import redis.exceptions
+from redis import Redis
+
+from service.contract.connections import KEY_PREFIX, connect_reader
+from service.contract.events import TERMINAL, StepEvent
+from service.contract.job import Event
+
+log = logging.getLogger(__name__)
+
+FIREHOSE = f"{KEY_PREFIX}events"
+STEPS = f"{KEY_PREFIX}steps"
+QUEUE_LENGTH = 256
+BLOCK_MS = 10_000
+_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
+
+_NUDGE = Event(job_id="", sequence=0, type="", at=0)
+"""Makes a follower look into its job's stream."""
+
+Item = Event | StepEvent | None
+"""What waits for a follower; None ends it."""
+
+
+def read(client: Redis, job_id: str, after: int = 0) -> list[Event]:
+    """All stored events of a job after a sequence number, in order."""
+    return _stored(job_id, client.xrange(_stream(job_id), min=f"{after + 1}-0"))
+
+
+def read_latest(client: Redis, job_id: str, count: int) -> list[Event]:
+    """The last stored events of a job, in order."""
+    return _stored(job_id, client.xrevrange(_stream(job_id), count=count))[::-1]
+
+
+class EventHub:
+    """Live events of all jobs for any number of followers; use it as an asynchronous context."""
+
+    def __init__(self, url: str) -> None:
+        self._client = connect_reader(url)
+        self._followers: defaultdict[str, set[_Follower]] = defaultdict(set)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> EventHub:
+        self._tasks = [
+            asyncio.create_task(_forever(reader), name=reader.__name__)
+            for reader in (self._read_firehose, self._read_steps)
+        ]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for followers in self._followers.values():
+            for follower in followers:
+                follower.put(None)
+        await self._client.aclose()
+
+    @contextlib.asynccontextmanager
+    async def follow(
+        self, job_id: str, after: int
+    ) -> AsyncIterator[AsyncIterator[Event | StepEvent]]:
+        """Follow a job from after a sequence number to its terminal event.
+
+        Iteration ends after the terminal event, when the hub closes, or when the follower was too
+        slow twice in a row; a client then comes back with the last sequence number it has.
+        """
+        follower = _Follower()
+        self._followers[job_id].add(follower)
+        try:
+            yield self._events(job_id, after, follower)
+        finally:
+            self._followers[job_id].discard(follower)
+            if not self._followers[job_id]:
+                del self._followers[job_id]
+
+    async def _events(
+        self, job_id: str, last: int, follower: _Follower
+    ) -> AsyncIterator[Event | StepEvent]:
+        behind = True
+        while True:
+            if behind:
+                for event in await self._stored_after(job_id, last):
+                    last = event.sequence
+                    yield event
+                    if event.type in TERMINAL:
+                        return
+                behind = False
+            item = await follower.next()
+            if item is None:
+                return
+            if isinstance(item, StepEvent):
+                yield item
+            elif item is _NUDGE or item.sequence > last + 1:
+                behind = True
+            elif item.sequence == last + 1:
+                last = item.sequence
+                yield item
+                if item.type in TERMINAL:
+                    return
+
+    async def _stored_after(self, job_id: str, last: int) -> list[Event]:
+        answer = await self._client.xrange(_stream(job_id), min=f"{last + 1}-0")
+        return _stored(job_id, answer)
+
+    async def _read_firehose(self) -> None:
+        newest: Any = await self._client.xrevrange(FIREHOSE, count=1)
+        last = str(newest[0][0]) if newest else "0-0"
+        # Whoever followed while the connection was down may have missed something.
+        for followers in self._followers.values():
+            for follower in followers:
+                follower.put(_NUDGE)
+        while True:
+            answer: Any = await self._client.xread({FIREHOSE: last}, block=BLOCK_MS, count=500)
+            for _, entries in answer or []:
+                for entry, fields in entries:
+                    last = entry
+                    self._hand_out(fields["job"], _event(fields["job"], fields))
+
+    async def _read_steps(self) -> None:
+        async with self._client.pubsub() as channel:
+            await channel.subscribe(STEPS)
+            while True:
+                message = await channel.get_message(ignore_subscribe_messages=True, timeout=10)
+                if message is not None:
+                    step = StepEvent.model_validate_json(message["data"])
+                    self._hand_out(step.job_id, step)
+
+    def _hand_out(self, job_id: str, item: Item) -> None:
+        for follower in self._followers.get(job_id, ()):
+            follower.put(item)
+
+
+class _Follower:
+    """A bounded queue. Full, it forgets all and looks into the stream; full again, it ends."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Item] = asyncio.Queue(QUEUE_LENGTH)
+        self._overflowed = False
+
+    def put(self, item: Item) -> None:
+        try:
+            self._queue.put_nowait(item)
+        except asyncio.QueueFull:
+            while not self._queue.empty():
+                self._queue.get_nowait()
+            self._queue.put_nowait(None if self._overflowed or item is None else _NUDGE)
+            self._overflowed = True
+
+    async def next(self) -> Item:
+        return await self._queue.get()
+
+
+async def _forever(reader: Any) -> None:
+    """Run a reader again whenever its connection breaks."""
+    pause = 0.1
+    while True:
+        try:
+            await reader()
+        except _AWAY as error:
+            log.warning("%s: %s, again in %.1f s", reader.__name__, type(error).__name__, pause)
+            await asyncio.sleep(pause)
+            pause = min(2.0, 2 * pause)
+
+
+def _stream(job_id: str) -> str:
+    return f"{KEY_PREFIX}job:{job_id}:events"
+
+
+def _stored(job_id: str, answer: Any) -> list[Event]:
+    """Entries of a job's stream, whose ids are ``{sequence}-0``."""
+    return [
+        _event(job_id, {**fields, "sequence": entry.partition("-")[0]})
+        for entry, fields in answer or []
+    ]
+
+
+def _event(job_id: str, fields: Mapping[str, str]) -> Event:
+    return Event(
+        job_id=job_id,
+        sequence=int(fields["sequence"]),
+        type=fields["type"],
+        at=int(fields["at"]),
+        # Lua's empty table may arrive as an empty list.
+        data=json.loads(fields["data"]) or {},
+    )

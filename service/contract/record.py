@@ -1,0 +1,466 @@
+"""The job record: what decides. Every change is one transition of ``record.lua``.
+
+A job has two lanes, each with a lease, a fencing number and a crash count. Lane ``render`` has the
+tasks encode, sample(0) .. sample(n-1); lane ``deliver`` has decode(0) .. decode(n-1), finish. A
+worker claims the next task of a lane, renews its lease while it works, and commits the result;
+whoever comes with an old fence is refused. Times are the Redis server's.
+
+Synchronous: workers call it directly, the gateway from threads. All calls may be repeated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from importlib.resources import files
+from typing import Any, Literal, cast
+
+from pydantic import ValidationError
+from redis import Redis
+
+from service.contract.connections import KEY_PREFIX
+from service.contract.errors import (
+    JobConflict,
+    JobFinished,
+    JobNotFound,
+    LeaseLost,
+    Problem,
+)
+from service.contract.job import (
+    SCHEMA_VERSION,
+    Artifact,
+    Clip,
+    Job,
+    JobSpec,
+    JobStatus,
+    Lane,
+    Progress,
+)
+
+Ring = list[tuple[Lane, str]]
+"""(lane, preset) pairs that have work for somebody: ring their bells."""
+
+TaskKind = Literal["encode", "sample", "decode", "finish"]
+
+DAY_MS = 24 * 3600 * 1000
+
+WORKER_CRASHED = Problem(
+    code="worker_crashed",
+    title="The workers crashed",
+    detail="Every worker that tried the same task of this job died; the job was stopped.",
+    retryable=True,
+)
+INVALID_RECORD = Problem(
+    code="invalid_record",
+    title="The job's record cannot be read",
+    detail="The stored job is damaged or of an unknown form; submit it again.",
+    retryable=False,
+)
+
+
+@dataclass(frozen=True)
+class RecordPolicy:
+    """What the transitions go by. The same for all processes of a deployment.
+
+    Attributes:
+        lease_ms: How long a task may go without a renewal.
+        max_crashes: Consecutive crashes on one task that end the job.
+        backoff_ms: Pause after the first, second, ... crash; the last repeats.
+        render_ahead: Sections that may be sampled and not yet delivered.
+        retention_ms: How long an ended job is kept.
+    """
+
+    lease_ms: int = 30_000
+    max_crashes: int = 3
+    backoff_ms: tuple[int, ...] = (0, 30_000, 120_000)
+    render_ahead: int = 4
+    retention_ms: int = 7 * DAY_MS
+
+    def for_crashes(self) -> dict[str, Any]:
+        """What the script needs to deal with a crash."""
+        return {
+            "max_crashes": self.max_crashes,
+            "backoff_ms": self.backoff_ms,
+            "crash_problem": WORKER_CRASHED.model_dump_json(),
+        }
+
+
+@dataclass(frozen=True)
+class WorkerIdentity:
+    """Who claims.
+
+    Attributes:
+        name: Unique to the process.
+        lane: The lane it serves.
+        fingerprints: Preset to the engine fingerprint it would run it with.
+    """
+
+    name: str
+    lane: Lane
+    fingerprints: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A claimed task.
+
+    Attributes:
+        job_id: Of the job.
+        lane: Which half of it.
+        number: Place in the lane.
+        fence: Fencing number of this claim.
+        crashes: Crashes of earlier attempts at this task.
+        spec: The job as accepted.
+        artifacts: Committed so far, by ``{lane}:{number}``.
+    """
+
+    job_id: str
+    lane: Lane
+    number: int
+    fence: int
+    crashes: int
+    spec: JobSpec = field(repr=False)
+    artifacts: Mapping[str, Artifact] = field(repr=False)
+
+    @property
+    def kind(self) -> TaskKind:
+        """What there is to do."""
+        if self.lane is Lane.RENDER:
+            return "encode" if self.number == 0 else "sample"
+        return "finish" if self.number == self.spec.num_sections else "decode"
+
+    @property
+    def section(self) -> int | None:
+        """The section it belongs to, by order of sampling."""
+        if self.kind == "sample":
+            return self.number - 1
+        return self.number if self.kind == "decode" else None
+
+    @property
+    def claim(self) -> dict[str, Any]:
+        """How the script knows this claim."""
+        return {"id": self.job_id, "lane": self.lane, "fence": self.fence}
+
+
+class Signal(StrEnum):
+    """What a worker should do after it reported."""
+
+    CONTINUE = "continue"
+    CANCEL = "cancel"
+    PAUSE = "pause"
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """Answer to a submit; ``created`` is false when the job was there already."""
+
+    created: bool
+    ring: Ring
+
+
+@dataclass(frozen=True)
+class Committed:
+    """Answer to a commit; not accepted when the job is being cancelled."""
+
+    accepted: bool
+    ring: Ring
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Answer to a sweep: lanes of jobs whose lease had lapsed, and what to ring for."""
+
+    lapsed: list[tuple[str, Lane]]
+    ring: Ring
+
+
+class Record:
+    """All jobs of one Redis server."""
+
+    def __init__(self, redis: Redis, policy: RecordPolicy | None = None) -> None:
+        self.redis = redis
+        self.policy = policy or RecordPolicy()
+
+    # -- the gateway's half
+
+    def submit(self, spec: JobSpec) -> Submitted:
+        """Accept a job. When this returns, the job will end, whatever crashes."""
+        answer = self._call(
+            "submit",
+            id=spec.id,
+            version=spec.schema_version,
+            spec=spec.model_dump_json(),
+            tenant=spec.tenant,
+            preset=spec.request.preset,
+            priority=spec.priority,
+            cost=spec.section_cost,
+            sections=spec.num_sections,
+            ahead=self.policy.render_ahead,
+            retention=self.policy.retention_ms,
+        )
+        return Submitted(answer["created"], _ring(answer))
+
+    def cancel(self, job_id: str) -> JobStatus:
+        """Cancel: at once when no worker holds the job, else when the workers have stopped.
+
+        Raises:
+            JobNotFound: There is no such job.
+            JobFinished: It has ended.
+        """
+        return JobStatus(self._control("cancel", job_id)["status"])
+
+    def pause(self, job_id: str) -> JobStatus:
+        """Hand out no further task of a job; tasks in work are finished.
+
+        Raises:
+            JobNotFound: There is no such job.
+            JobFinished: It has ended.
+            JobConflict: It is being cancelled.
+        """
+        return JobStatus(self._control("pause", job_id)["status"])
+
+    def resume(self, job_id: str) -> tuple[JobStatus, Ring]:
+        """Undo a pause. Raises as `pause`."""
+        answer = self._control("resume", job_id)
+        return JobStatus(answer["status"]), _ring(answer)
+
+    def sweep(self, limit: int = 100) -> Swept:
+        """Take back expired leases and find lanes that have work. Any number may sweep at once."""
+        answer = self._call("sweep", policy=self.policy.for_crashes(), limit=limit)
+        lapsed = [(job_id, Lane(lane)) for job_id, lane in _pairs(answer.get("lapsed"))]
+        return Swept(lapsed, _ring(answer))
+
+    def queue_position(self, job_id: str) -> int | None:
+        """Its place among the jobs that wait for their first task, from 1; None if it does not."""
+        position: int | None = self._call("position", id=job_id).get("position")
+        return position
+
+    # -- the worker's half
+
+    def claim(self, worker: WorkerIdentity, token: str) -> Task | None:
+        """Take the next task of a lane: highest class, least served tenant, first come.
+
+        Args:
+            worker: Who asks, and what it can serve.
+            token: Unique to this request; the same token gets the same answer.
+        """
+        while True:
+            answer = self._call(
+                "claim",
+                lane=worker.lane,
+                worker=worker.name,
+                token=token,
+                fingerprints=dict(worker.fingerprints),
+                lease_ms=self.policy.lease_ms,
+                policy=self.policy.for_crashes(),
+                version=SCHEMA_VERSION,
+            )
+            if "task" not in answer:
+                return None
+            found = answer["task"]
+            try:
+                return self._task(worker.lane, found)
+            except ValidationError:
+                self._refuse(worker.lane, found)
+
+    def renew(self, task: Task) -> Signal:
+        """Keep the lease.
+
+        Raises:
+            LeaseLost: Another worker may own the task.
+        """
+        return self._signal("renew", **task.claim, lease_ms=self.policy.lease_ms)
+
+    def report_step(self, task: Task, step: int, total_steps: int) -> Signal:
+        """Make a denoising step known: the latest value, published at most twice a second.
+
+        Args:
+            task: A sample task.
+            step: Steps done.
+            total_steps: Steps of the section.
+
+        Raises:
+            LeaseLost: Another worker may own the task.
+        """
+        return self._signal(
+            "step", **task.claim, section=task.section, step=step, total_steps=total_steps
+        )
+
+    def commit(self, task: Task, artifact: Artifact) -> Committed:
+        """Make a task's result part of the job.
+
+        Raises:
+            LeaseLost: Another worker may own the task; the result is not part of the job.
+        """
+        stored = artifact.model_dump_json(exclude_none=True)
+        answer = self._call("commit", **task.claim, number=task.number, artifact=stored)
+        if answer.get("signal") == "lost":
+            raise LeaseLost(f"{task.kind} of job {task.job_id}")
+        return Committed(answer["accepted"], _ring(answer))
+
+    def release(self, task: Task) -> Ring:
+        """Give a task back unfinished, at no charge: drained, paused, or cancelled."""
+        return _ring(self._call("release", **task.claim))
+
+    def fail(self, task: Task, problem: Problem) -> Ring:
+        """Report an attempt that failed: again after a pause if retryable, else the job's end."""
+        answer = self._call(
+            "fail",
+            **task.claim,
+            code=problem.code,
+            problem=problem.model_dump_json(),
+            retryable=problem.retryable,
+            policy=self.policy.for_crashes(),
+        )
+        return _ring(answer)
+
+    # -- reading
+
+    def get(self, job_id: str) -> Job:
+        """The state of a job.
+
+        Raises:
+            JobNotFound: There is no such job, or no longer.
+        """
+        fields = self._fields(job_id)
+        sections = int(fields["sections"])
+        delivered = _artifacts(fields, Lane.DELIVER)
+        error = fields.get("error")
+        return Job(
+            id=job_id,
+            status=JobStatus(fields["status"]),
+            created_at=int(fields["created"]),
+            started_at=_maybe_int(fields.get("started")),
+            finished_at=_maybe_int(fields.get("finished")),
+            sections_sampled=_sampled(fields),
+            clips=tuple(Clip(section=k, artifact=a) for k, a in delivered if k < sections),
+            video=next((a for k, a in delivered if k == sections), None),
+            error=None if error is None else Problem.model_validate_json(error),
+            last_sequence=int(fields["sequence"]),
+        )
+
+    def spec(self, job_id: str) -> JobSpec:
+        """The job as accepted. Raises JobNotFound."""
+        stored = self.redis.hget(_job_key(job_id), "spec")
+        if stored is None:
+            raise JobNotFound(job_id)
+        return JobSpec.model_validate_json(stored)
+
+    def progress(self, job_id: str) -> Progress:
+        """How far a job is. Raises JobNotFound."""
+        fields = self._fields(job_id)
+        sampled, total = _sampled(fields), int(fields["sections"])
+        step = json.loads(fields.get("step", "{}"))
+        if step.get("section") != sampled:
+            step = {}
+        return Progress(
+            sections_sampled=sampled,
+            sections_completed=min(int(fields["deliver.next"]), total),
+            total_sections=total,
+            section=step.get("section"),
+            step=step.get("step"),
+            total_steps=step.get("total_steps"),
+        )
+
+    def now(self) -> int:
+        """Milliseconds since the epoch on the server's clock."""
+        seconds, microseconds = self.redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    # -- inside
+
+    @cached_property
+    def _script(self) -> Any:
+        source = files("service.contract").joinpath("record.lua").read_text(encoding="utf-8")
+        return self.redis.register_script(source)
+
+    def _call(self, transition: str, **arguments: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._script(args=[transition, json.dumps(arguments)]))
+        return answer
+
+    def _control(self, transition: str, job_id: str) -> dict[str, Any]:
+        answer = self._call(transition, id=job_id)
+        if answer.get("missing"):
+            raise JobNotFound(job_id)
+        if "finished" in answer:
+            raise JobFinished(job_id, answer["finished"])
+        if "conflict" in answer:
+            raise JobConflict(f"job {job_id} is {answer['conflict']}")
+        return answer
+
+    def _signal(self, transition: str, **arguments: Any) -> Signal:
+        signal = self._call(transition, **arguments)["signal"]
+        if signal == "lost":
+            raise LeaseLost(f"{arguments['lane']} of job {arguments['id']}")
+        return Signal(signal)
+
+    def _task(self, lane: Lane, found: Mapping[str, Any]) -> Task:
+        fields = self._fields(found["id"])
+        artifacts = {
+            f"{each}:{number}": artifact
+            for each in Lane
+            for number, artifact in _artifacts(fields, each)
+        }
+        return Task(
+            job_id=found["id"],
+            lane=lane,
+            number=found["number"],
+            fence=found["fence"],
+            crashes=found["crashes"],
+            spec=JobSpec.model_validate_json(fields.get("spec", "")),
+            artifacts=artifacts,
+        )
+
+    def _refuse(self, lane: Lane, found: Mapping[str, Any]) -> None:
+        """End a job whose record cannot be read, so that it blocks nobody."""
+        self._call(
+            "fail",
+            id=found["id"],
+            lane=lane,
+            fence=found["fence"],
+            code=INVALID_RECORD.code,
+            problem=INVALID_RECORD.model_dump_json(),
+            retryable=False,
+            policy=self.policy.for_crashes(),
+        )
+
+    def _fields(self, job_id: str) -> dict[str, str]:
+        fields = cast(dict[str, str], self.redis.hgetall(_job_key(job_id)))
+        if not fields:
+            raise JobNotFound(job_id)
+        return fields
+
+
+def _job_key(job_id: str) -> str:
+    return f"{KEY_PREFIX}job:{job_id}"
+
+
+def _sampled(fields: Mapping[str, str]) -> int:
+    return max(0, int(fields["render.next"]) - 1)
+
+
+def _artifacts(fields: Mapping[str, str], lane: Lane) -> list[tuple[int, Artifact]]:
+    """Committed artifacts of a lane, in order."""
+    prefix = f"artifact:{lane}:"
+    found = [
+        (int(name.removeprefix(prefix)), Artifact.model_validate_json(value))
+        for name, value in fields.items()
+        if name.startswith(prefix)
+    ]
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def _maybe_int(value: str | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _pairs(value: Any) -> list[tuple[str, str]]:
+    # An empty Lua table arrives as an object.
+    return [(first, second) for first, second in value or []]
+
+
+def _ring(answer: Mapping[str, Any]) -> Ring:
+    return [(Lane(lane), preset) for lane, preset in _pairs(answer.get("ring"))]

@@ -1,0 +1,81 @@
+"""Settings of a deployment, from the environment (``FRAMEPACK_*``). Only entry points read them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.contract.record import DAY_MS, RecordPolicy
+
+
+class Settings(BaseSettings):
+    """What changes with the deployment, and nothing else.
+
+    Attributes:
+        redis_url: The server of the job record.
+        storage_url: ``file:///folder``, ``s3://bucket/prefix?endpoint=https://...&region=...``.
+        public_url: Where clients reach the gateway.
+        signing_secret: Signs links to files of a ``file://`` storage.
+        api_keys: Tenants by API key, as ``key:tenant,key:tenant``; empty means open to everybody.
+        presets: Presets this deployment serves, with commas.
+        weights: Local folders by preset, as JSON.
+        accept_unsafe_redis: Run on a server that may lose acknowledged jobs.
+        lease_seconds: How long a worker may be silent before its task is given to another.
+        max_crashes: Consecutive crashes on one task that end a job.
+        backoff_seconds: Pause after the first, second, ... crash.
+        render_ahead: Sections sampled before the first of them must be delivered.
+        retention_days: How long an ended job is kept.
+        hard_maximum_seconds: The longest a task may take.
+        device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``.
+        expect_device: Part of the device's name that a worker must find at its start.
+        torch_threads: Threads of a worker's torch; None leaves torch's choice.
+        metrics_port: Where a worker shows its metrics; None nowhere.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="FRAMEPACK_", extra="ignore", frozen=True)
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    storage_url: str = "file:///var/lib/framepack"
+    public_url: str = "http://127.0.0.1:8000"
+    signing_secret: SecretStr = SecretStr("")
+    api_keys: Annotated[dict[str, str], NoDecode] = Field(default={}, repr=False)
+    presets: Annotated[tuple[str, ...], NoDecode] = ("tiny",)
+    weights: dict[str, str] = {}
+    accept_unsafe_redis: bool = False
+    lease_seconds: Annotated[float, Field(ge=0.5)] = 30.0
+    max_crashes: Annotated[int, Field(ge=1)] = 3
+    backoff_seconds: Annotated[tuple[float, ...], NoDecode] = (0.0, 30.0, 120.0)
+    render_ahead: Annotated[int, Field(ge=1)] = 4
+    retention_days: Annotated[float, Field(gt=0)] = 7.0
+    hard_maximum_seconds: Annotated[int, Field(ge=1)] = 1800
+    device: str = "auto"
+    expect_device: str = ""
+    torch_threads: Annotated[int, Field(ge=1)] | None = None
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+
+    @field_validator("presets", "backoff_seconds", mode="before")
+    @classmethod
+    def _with_commas(cls, value: Any) -> Any:
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _keys_with_tenants(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [item.rpartition(":") for item in value.split(",") if item]
+        if any(not key or not tenant for key, _, tenant in pairs):
+            raise ValueError("write API keys as key:tenant,key:tenant")
+        return {key: tenant for key, _, tenant in pairs}
+
+    def record_policy(self) -> RecordPolicy:
+        """What the record's transitions go by."""
+        return RecordPolicy(
+            lease_ms=int(1000 * self.lease_seconds),
+            max_crashes=self.max_crashes,
+            backoff_ms=tuple(int(1000 * seconds) for seconds in self.backoff_seconds),
+            render_ahead=self.render_ahead,
+            retention_ms=int(DAY_MS * self.retention_days),
+        )

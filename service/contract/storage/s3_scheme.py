@@ -1,0 +1,152 @@
+"""``s3://bucket/prefix?endpoint=https://host&region=name``: any S3-compatible store, by boto3.
+
+Credentials come from boto3's own chain (environment, profile, instance role). Uploads are verified
+by a HEAD; downloads that end early are tried again, which boto3 does not do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, parse_qs
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, ResponseStreamingError
+
+from service.contract.errors import ObjectNotFound, StorageError
+from service.contract.storage.base import StoredObject
+
+T = TypeVar("T")
+
+READ_TRIES = 3
+_CONFIG = Config(
+    retries={"max_attempts": 4, "mode": "standard"},
+    connect_timeout=3,
+    read_timeout=30,
+    s3={"addressing_style": "path"},
+    signature_version="s3v4",
+)
+
+
+class S3Storage:
+    """Objects in a bucket. Implements `Storage`."""
+
+    def __init__(self, client: Any, bucket: str, prefix: str = "") -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+
+    @classmethod
+    def open(cls, url: SplitResult) -> S3Storage:
+        """Open the bucket of an ``s3://`` URL; it must exist."""
+        options = {name: values[-1] for name, values in parse_qs(url.query).items()}
+        unknown = options.keys() - {"endpoint", "region"}
+        if not url.netloc or unknown:
+            raise StorageError("write an S3 storage as s3://bucket/prefix?endpoint=...&region=...")
+        client = boto3.client(
+            "s3",
+            endpoint_url=options.get("endpoint"),
+            region_name=options.get("region"),
+            config=_CONFIG,
+        )
+        return cls(client, url.netloc, url.path.strip("/"))
+
+    def put(self, key: str, body: bytes, content_type: str) -> None:
+        with _translated(key):
+            self._client.put_object(
+                Bucket=self._bucket, Key=self._key(key), Body=body, ContentType=content_type
+            )
+        self._verify(key, len(body))
+
+    def put_file(self, key: str, path: Path, content_type: str) -> None:
+        with _translated(key):
+            self._client.upload_file(
+                str(path), self._bucket, self._key(key), ExtraArgs={"ContentType": content_type}
+            )
+        self._verify(key, path.stat().st_size)
+
+    def get(self, key: str) -> bytes:
+        def read() -> bytes:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._key(key))
+            body: bytes = answer["Body"].read()
+            return body
+
+        with _translated(key):
+            return _again(read)
+
+    def get_file(self, key: str, path: Path) -> None:
+        with _translated(key):
+            _again(lambda: self._client.download_file(self._bucket, self._key(key), str(path)))
+
+    def head(self, key: str) -> StoredObject | None:
+        try:
+            with _translated(key):
+                found = self._client.head_object(Bucket=self._bucket, Key=self._key(key))
+        except ObjectNotFound:
+            return None
+        return StoredObject(key, found["ContentLength"], found["LastModified"].timestamp())
+
+    def delete(self, key: str) -> None:
+        with _translated():
+            self._client.delete_object(Bucket=self._bucket, Key=self._key(key))
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        pages = self._client.get_paginator("list_objects_v2")
+        with _translated():
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._key(prefix)):
+                for item in page.get("Contents", []):
+                    key = item["Key"].removeprefix(self._prefix)
+                    yield StoredObject(key, item["Size"], item["LastModified"].timestamp())
+
+    def signed_url(self, key: str, *, expires_in: int, content_type: str, filename: str) -> str:
+        with _translated(key):
+            url: str = self._client.generate_presigned_url(
+                "get_object",
+                Params={
+                    "Bucket": self._bucket,
+                    "Key": self._key(key),
+                    "ResponseContentType": content_type,
+                    "ResponseContentDisposition": f'inline; filename="{filename}"',
+                },
+                ExpiresIn=expires_in,
+            )
+        return url
+
+    def check(self) -> None:
+        with _translated():
+            self._client.head_bucket(Bucket=self._bucket)
+
+    def _key(self, key: str) -> str:
+        return self._prefix + key
+
+    def _verify(self, key: str, size: int) -> None:
+        found = self.head(key)
+        if found is None or found.size_bytes != size:
+            raise StorageError(f"the store acknowledged {key} but does not have it whole")
+
+
+def _again(read: Callable[[], T]) -> T:
+    """Read once more when the body ended early."""
+    for _ in range(READ_TRIES - 1):
+        try:
+            return read()
+        except ResponseStreamingError:
+            continue
+    return read()
+
+
+@contextmanager
+def _translated(key: str = "") -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if status == 404 and key:
+            raise ObjectNotFound(key) from error
+        raise StorageError(f"the store answered {status} to {error.operation_name}") from error
+    except (BotoCoreError, Boto3Error, OSError) as error:
+        raise StorageError(f"the store cannot be used: {type(error).__name__}") from error

@@ -1,0 +1,32 @@
+"""Fixtures shared by the whole suite: real servers on loopback, started when a test first asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+
+from service.contract.connections import connect
+from tests.support.valkey import Valkey
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A Valkey server that keeps what it acknowledged, for the whole session."""
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(valkey: Valkey) -> str:
+    """URL of the server, emptied for this test."""
+    valkey.empty()
+    return valkey.url
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    """A client of the emptied server."""
+    with connect(redis_url) as client:
+        yield client
