@@ -1,8 +1,8 @@
 """Complete folders of small models with seeded random weights: ``tiny`` and ``nano``.
 
-Same classes, same layout of folders and files as the released checkpoints, so the same loading code
-serves them; only the sizes differ. ``tiny`` is what a CPU can train and samples in seconds, ``nano``
-is for tests of the machinery around the models. Until they are trained their pictures are noise.
+Same classes, same layout of folders and files as the released checkpoints, so the same loading
+code serves them; only the sizes differ. ``tiny`` is what a CPU can train and sample in seconds,
+``nano`` is for tests of the machinery around the models. Untrained, their pictures are noise.
 
 The text models share a closed vocabulary of whole words (colours, shapes, motions); a word outside
 it becomes the unknown token, so any prompt is accepted.
@@ -33,20 +33,22 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from framepack.models.checkpoints import without_progress_bars
 from framepack.models.hunyuan_video import HunyuanVideoConfig, PackedHunyuanVideo
 from framepack.models.loading import save_transformer
 
 _SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
 _PAD, _UNK, _BOS, _EOS = range(len(_SPECIAL))
 
-WORDS: tuple[str, ...] = tuple(
+_WORDS = (
     "a an and of on over the that with in to from at is are , . : video shows "
     "red green blue yellow magenta cyan orange white black purple pink "
     "dark light grey brown navy olive teal plain striped checkered dotted "
     "ball square triangle ring circle shape shapes two one small large "
     "slides moves bounces circles drifts spins stays slowly quickly still "
-    "left right up down around diagonally floor background".split()
+    "left right up down around diagonally floor background"
 )
+WORDS: tuple[str, ...] = tuple(_WORDS.split())
 """The closed vocabulary, special tokens left out."""
 
 PROMPT = {
@@ -125,7 +127,7 @@ def build_folder(path: Path, size: str = "tiny", seed: int = 0) -> None:
     """
     chosen = SIZES[size]
     path.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), without_progress_bars():
         torch.manual_seed(seed)
         save_transformer(PackedHunyuanVideo(chosen.transformer), path / "transformer")
         _vae(chosen).save_pretrained(path / "vae")
