@@ -58,8 +58,24 @@ GENERATION_CONFIGS: dict[str, GenerationConfig] = {
 
 
 @dataclass(frozen=True)
+class PromptAt:
+    """A prompt that takes over from the one before.
+
+    Attributes:
+        seconds: Where in the video. The section that holds this moment is the first to be told.
+        prompt: The text.
+    """
+
+    seconds: float
+    prompt: str
+
+
+@dataclass(frozen=True)
 class GenerationRequest:
-    """What a user asks for; ``None`` takes the preset's default."""
+    """What a user asks for; ``None`` takes the preset's default.
+
+    ``prompt`` starts the video; ``later_prompts`` take over one after the other.
+    """
 
     prompt: str
     preset: str = "tiny"
@@ -71,6 +87,7 @@ class GenerationRequest:
     guidance_scale: float | None = None
     cfg_scale: float = 1.0
     negative_prompt: str = ""
+    later_prompts: tuple[PromptAt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +114,11 @@ class Plan:
     sections: tuple[Section, ...] = field(repr=False)
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        """All prompts, as `Section.prompt` counts them."""
+        return self.request.prompt, *(later.prompt for later in self.request.later_prompts)
+
+    @property
     def num_latent_frames(self) -> int:
         """Latent frames of the whole video, the start picture's included."""
         return self.config.window * len(self.sections) + 1
@@ -121,6 +143,28 @@ class Plan:
 def num_sections(seconds: float, config: GenerationConfig) -> int:
     """Sections for a duration: at least one, halves rounded to even, as the official code does."""
     return max(1, round(config.fps * seconds / (config.temporal_compression * config.window)))
+
+
+def prompt_starts(request: GenerationRequest, config: GenerationConfig) -> tuple[int, ...]:
+    """The first section (by time) of each prompt.
+
+    Raises:
+        InvalidRequest: A prompt starts outside the video, or in no later section than the one
+            before it, which would then never be told.
+    """
+    length = config.temporal_compression * config.window / config.fps
+    count, starts = num_sections(request.seconds, config), [0]
+    for later in request.later_prompts:
+        start = int(later.seconds / length)
+        if not starts[-1] < start < count:
+            raise InvalidRequest(
+                "later_prompts",
+                f"a prompt at {later.seconds:g} s falls into section {start}, but must fall into "
+                f"one from {starts[-1] + 1} to {count - 1}: sections last {length:g} s, prompts "
+                "ascend, and each has a section of its own",
+            )
+        starts.append(start)
+    return tuple(starts)
 
 
 def plan_generation(request: GenerationRequest, image_size: Size) -> Plan:
@@ -160,7 +204,9 @@ def plan_generation(request: GenerationRequest, image_size: Size) -> Plan:
         width=width,
         steps=steps,
         guidance_scale=guidance,
-        sections=order.sections(num_sections(request.seconds, config), schedule),
+        sections=order.sections(
+            num_sections(request.seconds, config), schedule, prompt_starts(request, config)
+        ),
     )
 
 
@@ -169,7 +215,8 @@ def _named(table: Mapping[str, _T], what: str, name: str) -> _T:
         return table[name]
     except KeyError:
         known = ", ".join(table)
-        raise InvalidRequest(what, f"there is no {what} {name!r}; choose one of: {known}") from None
+        # The name is left out: the service answers with this sentence and never echoes input.
+        raise InvalidRequest(what, f"there is no such {what}; choose one of: {known}") from None
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:

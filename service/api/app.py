@@ -1,0 +1,102 @@
+"""The gateway's application: its parts put together, its routes, its life."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import Scope
+
+from service.api import errors
+from service.api.auth import Tenants
+from service.api.deps import Services
+from service.api.durability import Durability
+from service.api.images import ImageDecoders
+from service.api.links import Links
+from service.api.metrics import GatewayMetrics
+from service.api.middleware import LimitBody, Observe
+from service.api.readiness import Readiness
+from service.api.routes import events, files, health, jobs, video
+from service.api.schemas import complete_document
+from service.api.submission import MAX_FIELD_BYTES, MAX_FORM_BYTES, MAX_JSON_BYTES
+from service.api.sweeper import Sweeper
+from service.contract.bells import Bells
+from service.contract.connections import connect
+from service.contract.eventlog import EventHub
+from service.contract.record import Record
+from service.contract.settings import Settings
+from service.contract.storage import LinkSigning, open_storage
+
+REDIS_RETRIES = 3
+"""After about half a second of trying, a request is answered 503 rather than kept waiting."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application for a deployment. Connects to nothing yet."""
+    parts = _services(settings)
+    app = FastAPI(
+        title="FramePack service",
+        version="1",
+        summary="Long videos from a picture and a prompt, as jobs that survive crashes.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    app.state.services = parts
+    for module in (jobs, events, video, files, health):
+        app.include_router(module.router)
+    errors.install(app)
+    complete_document(app)
+    # The last one added sees a request first.
+    app.add_middleware(LimitBody, limit_of=_body_limit)
+    app.add_middleware(Observe, metrics=parts.metrics)
+    return app
+
+
+def _services(settings: Settings) -> Services:
+    redis = connect(settings.redis_url, retries=REDIS_RETRIES)
+    signing = LinkSigning(settings.public_url, settings.signing_secret.get_secret_value().encode())
+    storage = open_storage(settings.storage_url, signing)
+    durability = Durability(redis, accept=settings.accept_unsafe_redis)
+
+    def reach_redis() -> None:
+        redis.ping()
+        durability.require()
+
+    return Services(
+        settings=settings,
+        redis=redis,
+        record=Record(redis, settings.record_policy()),
+        bells=Bells(settings.redis_url, hard_maximum_seconds=settings.hard_maximum_seconds),
+        storage=storage,
+        links=Links(storage),
+        decoders=ImageDecoders(),
+        hub=EventHub(settings.redis_url),
+        metrics=GatewayMetrics(),
+        tenants=Tenants(settings.api_keys),
+        durability=durability,
+        readiness=Readiness({"redis": reach_redis, "storage": storage.check}),
+    )
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+    parts: Services = app.state.services
+    async with AsyncExitStack() as stack:
+        stack.callback(parts.redis.close)
+        stack.callback(parts.bells.close)
+        stack.callback(parts.decoders.close)
+        await stack.enter_async_context(parts.hub)
+        sweeper = Sweeper(parts.record, parts.bells, parts.metrics)
+        await stack.enter_async_context(sweeper.running())
+        yield {}
+
+
+def _body_limit(scope: Scope) -> int:
+    if scope["method"] == "POST" and scope["path"] == "/jobs":
+        headers = dict(scope["headers"])
+        is_form = headers.get(b"content-type", b"").startswith(b"multipart/")
+        return MAX_FORM_BYTES if is_form else MAX_JSON_BYTES
+    return MAX_FIELD_BYTES

@@ -1,0 +1,79 @@
+"""What routes get handed: the parts of the application, who is asking, and the job asked for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends
+from redis import Redis
+from starlette.requests import Request
+
+from service.api.auth import Tenants
+from service.api.durability import Durability
+from service.api.images import ImageDecoders
+from service.api.links import Links
+from service.api.metrics import GatewayMetrics
+from service.api.readiness import Readiness
+from service.contract.bells import Bells
+from service.contract.errors import JobNotFound
+from service.contract.eventlog import EventHub
+from service.contract.job import JobSpec
+from service.contract.record import Record
+from service.contract.settings import Settings
+from service.contract.storage.base import Storage
+
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts of one application."""
+
+    settings: Settings
+    redis: Redis
+    record: Record
+    bells: Bells
+    storage: Storage
+    links: Links
+    decoders: ImageDecoders
+    hub: EventHub
+    metrics: GatewayMetrics
+    tenants: Tenants
+    durability: Durability
+    readiness: Readiness
+
+
+def services(request: Request) -> Services:
+    """The application's parts."""
+    found: Services = request.app.state.services
+    return found
+
+
+TheServices = Annotated[Services, Depends(services)]
+
+
+def tenant(request: Request, parts: TheServices) -> str:
+    """Who is asking."""
+    return parts.tenants.of(request)
+
+
+TheTenant = Annotated[str, Depends(tenant)]
+
+
+def owned_job(job_id: str, asking: TheTenant, parts: TheServices) -> JobSpec:
+    """The job in the path, if it is the tenant's own; a foreign one does not exist for them.
+
+    Raises:
+        JobNotFound: There is no such job for this tenant.
+    """
+    if not _JOB_ID.fullmatch(job_id):
+        raise JobNotFound(job_id)
+    spec = parts.record.spec(job_id)
+    if spec.tenant != asking:
+        raise JobNotFound(job_id)
+    return spec
+
+
+OwnedJob = Annotated[JobSpec, Depends(owned_job)]

@@ -1,0 +1,65 @@
+"""The gateway's own metrics: rate, errors and duration of requests, and what its sweeper does.
+
+Labels hold only values of small closed sets: the route's template, never a path, an id or a tenant.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+_HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class GatewayMetrics:
+    """One registry for one application, so that two in a process do not share counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.requests = Counter(
+            "framepack_http_requests_total",
+            "Answered requests.",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "framepack_http_request_seconds",
+            "Time until an answer began.",
+            ["method", "route"],
+            buckets=_HTTP_SECONDS,
+            registry=self.registry,
+        )
+        self.in_progress = Gauge(
+            "framepack_http_requests_in_progress",
+            "Requests being answered, event streams included.",
+            registry=self.registry,
+        )
+        self.sse_clients = Gauge(
+            "framepack_sse_clients", "Open event streams.", registry=self.registry
+        )
+        self.image_seconds = Histogram(
+            "framepack_image_decode_seconds",
+            "Decoding and re-encoding an uploaded picture.",
+            buckets=_HTTP_SECONDS,
+            registry=self.registry,
+        )
+        self.submitted = Counter(
+            "framepack_jobs_submitted_total",
+            "Accepted jobs.",
+            ["preset"],
+            registry=self.registry,
+        )
+        self.sweeps = Counter(
+            "framepack_sweeps_total",
+            "Runs of the sweeper.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.lapsed = Counter(
+            "framepack_leases_lapsed_total",
+            "Leases this gateway's sweeper found expired.",
+            registry=self.registry,
+        )

@@ -1,0 +1,112 @@
+"""A job as JSON, put together from the record, its stream and the links when somebody reads it."""
+
+from __future__ import annotations
+
+import hashlib
+
+from service.api.deps import Services
+from service.api.eta import MEASURED_EVENTS, eta_seconds
+from service.contract.eventlog import read
+from service.contract.job import Artifact, Job, JobSpec, JobStatus, Progress
+from service.contract.views import (
+    InputView,
+    JobView,
+    Links,
+    PlanView,
+    ProgressView,
+    VideoView,
+    utc,
+)
+
+
+def job_view(parts: Services, spec: JobSpec) -> JobView:
+    """The job as it is now.
+
+    Raises:
+        JobNotFound: It has expired.
+    """
+    job = parts.record.get(spec.id)
+    progress = parts.record.progress(spec.id)
+    queued = job.status is JobStatus.QUEUED
+    return JobView(
+        id=job.id,
+        status=job.status,
+        created_at=utc(job.created_at),
+        started_at=None if job.started_at is None else utc(job.started_at),
+        finished_at=None if job.finished_at is None else utc(job.finished_at),
+        queue_position=parts.record.queue_position(spec.id) if queued else None,
+        progress=ProgressView(**progress.model_dump(), percent=percent(job.status, progress)),
+        eta_seconds=_eta(parts, job, progress),
+        input=InputView(**spec.request.model_dump()),
+        seed=spec.request.seed or 0,
+        plan=plan_view(spec),
+        clips=[parts.links.clip(job.id, clip) for clip in job.clips],
+        video=None if job.video is None else video_view(spec, job.video),
+        error=job.error,
+        last_sequence=job.last_sequence,
+        links=links_view(parts.settings.public_url, job),
+    )
+
+
+def links_view(public_url: str, job: Job) -> Links:
+    """Where to go from a job; what cannot be done now has no link."""
+    here = f"{public_url.rstrip('/')}/jobs/{job.id}"
+    return Links(
+        self=here,
+        events=f"{here}/events",
+        cancel=None if job.status.terminal else f"{here}/cancel",
+        video=f"{here}/video" if job.status is JobStatus.COMPLETED else None,
+    )
+
+
+def plan_view(spec: JobSpec) -> PlanView:
+    """What was decided when the job was accepted."""
+    height, width = spec.video_size
+    return PlanView(
+        num_sections=spec.num_sections,
+        num_frames=spec.num_frames,
+        fps=spec.fps,
+        width=width,
+        height=height,
+        duration_seconds=round(spec.num_frames / spec.fps, 3),
+    )
+
+
+def video_view(spec: JobSpec, artifact: Artifact) -> VideoView:
+    """The finished video."""
+    plan = plan_view(spec)
+    return VideoView(
+        content_type=artifact.content_type,
+        size_bytes=artifact.size_bytes,
+        sha256=artifact.sha256,
+        num_frames=artifact.num_frames or plan.num_frames,
+        fps=plan.fps,
+        width=plan.width,
+        height=plan.height,
+        duration_seconds=plan.duration_seconds,
+    )
+
+
+def percent(status: JobStatus, progress: Progress) -> int:
+    """How much of the work is done; sampling and delivering a section count alike."""
+    if status is JobStatus.COMPLETED:
+        return 100
+    sampling = 0.0
+    if progress.section == progress.sections_sampled and progress.step and progress.total_steps:
+        sampling = progress.step / progress.total_steps
+    done = progress.sections_sampled + sampling + progress.sections_completed
+    # One more for the finishing of the video, so that 100 means finished.
+    return min(99, int(100 * done / (2 * progress.total_sections + 1)))
+
+
+def etag(view: JobView, links_period: int) -> str:
+    """Changes when something a reader would care about does; the ETA alone does not count."""
+    state = view.model_dump_json(exclude={"eta_seconds", "clips"})
+    return f'W/"{hashlib.sha256(f"{links_period}:{state}".encode()).hexdigest()[:32]}"'
+
+
+def _eta(parts: Services, job: Job, progress: Progress) -> float | None:
+    if job.status is not JobStatus.RUNNING:
+        return None
+    events = read(parts.redis, job.id, after=max(0, job.last_sequence - MEASURED_EVENTS))
+    return eta_seconds(job.status, progress, events, parts.record.now())

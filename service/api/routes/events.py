@@ -1,0 +1,141 @@
+"""A job's events as they happen (server-sent events).
+
+On connect a `snapshot` of the job, or with `Last-Event-ID` whatever happened since; then live. Ids
+are the sequence numbers of the job's event stream. Steps are not kept and carry no id. After the
+job's end the stream ends, and asking again is answered 204, which tells a browser to stop.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+from redis.exceptions import RedisError
+from sse_starlette.event import ServerSentEvent
+from sse_starlette.sse import EventSourceResponse, SendTimeoutError
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
+
+from service.api.deps import OwnedJob, Services, TheServices
+from service.api.errors import ApiProblem, documented
+from service.api.representation import job_view, video_view
+from service.api.schemas import STREAM_EXAMPLE
+from service.contract.events import COMPLETED, SECTION_COMPLETED, StepEvent
+from service.contract.job import Artifact, Clip, Event, JobSpec
+from service.contract.views import EventView, JobView, utc
+
+log = logging.getLogger(__name__)
+router = APIRouter(tags=["jobs"])
+
+HEARTBEAT_SECONDS = 15
+SECONDS_TO_SEND = 20
+RECONNECT_MILLISECONDS = 2000
+_EVENT_ID = re.compile(r"\d{1,15}")
+
+
+class EventStream(EventSourceResponse):
+    """Ends quietly for a client that does not read; it can come back and resume."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        try:
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            log.info("closed an event stream whose client did not read")
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_class=EventStream,
+    responses={
+        200: {
+            "description": "The events; the data of each is an `EventView`.",
+            "content": {"text/event-stream": {"example": STREAM_EXAMPLE}},
+        },
+        204: {"description": "The job has ended and nothing is left to tell."},
+        **documented(400, 401, 404, 500, 503),
+    },
+)
+async def follow_job(
+    spec: OwnedJob, parts: TheServices, last_event_id: Annotated[str | None, Header()] = None
+) -> Response:
+    """Follow a job."""
+    view = await run_in_threadpool(job_view, parts, spec)
+    after = _sequence(last_event_id, view)
+    if after is not None and view.status.terminal and after >= view.last_sequence:
+        return Response(status_code=204)
+    return EventStream(
+        _events(parts, spec, view, after),
+        ping=HEARTBEAT_SECONDS,
+        ping_message_factory=lambda: ServerSentEvent(comment="alive"),
+        send_timeout=SECONDS_TO_SEND,
+    )
+
+
+def _sequence(last_event_id: str | None, view: JobView) -> int | None:
+    """The event a client saw last, or None if it is new here."""
+    if last_event_id is None:
+        return None
+    if not _EVENT_ID.fullmatch(last_event_id):
+        raise ApiProblem("invalid_event_id", "Send the id of an event of this job.")
+    # An id from the future would wait for ever.
+    return min(int(last_event_id), view.last_sequence)
+
+
+async def _events(
+    parts: Services, spec: JobSpec, view: JobView, after: int | None
+) -> AsyncIterator[ServerSentEvent]:
+    with parts.metrics.sse_clients.track_inprogress():
+        if after is None:
+            yield _snapshot(view)
+            if view.status.terminal:
+                return
+            after = view.last_sequence
+        try:
+            async with parts.hub.follow(spec.id, after) as events:
+                async for event in events:
+                    yield await _message(parts, spec, event)
+        except RedisError as error:
+            # The client comes back with the last id it has.
+            log.warning("ended an event stream: %s", type(error).__name__)
+
+
+def _snapshot(view: JobView) -> ServerSentEvent:
+    event = EventView(
+        job_id=view.id,
+        sequence=view.last_sequence,
+        type="snapshot",
+        data=view.model_dump(mode="json"),
+    )
+    return _encoded(event, retry=RECONNECT_MILLISECONDS)
+
+
+async def _message(parts: Services, spec: JobSpec, event: Event | StepEvent) -> ServerSentEvent:
+    if isinstance(event, StepEvent):
+        data = event.model_dump(mode="json", exclude={"job_id"})
+        return _encoded(EventView(job_id=event.job_id, type="step", data=data))
+    shown = dict(event.data)
+    if event.type == SECTION_COMPLETED:
+        clip = Clip(section=shown["section"], artifact=Artifact(**shown["clip"]))
+        signed = await run_in_threadpool(parts.links.clip, event.job_id, clip)
+        shown["clip"] = signed.model_dump(mode="json")
+    elif event.type == COMPLETED:
+        shown["video"] = video_view(spec, Artifact(**shown["video"])).model_dump(mode="json")
+    return _encoded(
+        EventView(
+            job_id=event.job_id,
+            sequence=event.sequence,
+            type=event.type,
+            at=utc(event.at),
+            data=shown,
+        )
+    )
+
+
+def _encoded(event: EventView, retry: int | None = None) -> ServerSentEvent:
+    event_id = None if event.sequence is None else str(event.sequence)
+    text = event.model_dump_json(exclude_none=True)
+    return ServerSentEvent(text, event=event.type, id=event_id, retry=retry)

@@ -1,0 +1,43 @@
+"""For the machinery around the service: is it alive, can it work, what does it count."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service.api.deps import TheServices
+from service.api.errors import PROBLEMS, ApiProblem
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz")
+async def alive() -> dict[str, str]:
+    """The process answers; nothing else is looked at."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses={503: {"description": "Something needed is away; says what."}})
+def ready(parts: TheServices) -> Response:
+    """Whether jobs can be accepted now, and if not, why."""
+    found = parts.readiness.look()
+    checks = {name: {"ok": fault is None, "fault": fault} for name, fault in found.items()}
+    fine = all(fault is None for fault in found.values())
+    body = {"status": "ready" if fine else "unavailable", "checks": checks}
+    return JSONResponse(body, 200 if fine else 503)
+
+
+@router.get("/metrics", response_class=Response)
+def metrics(parts: TheServices) -> Response:
+    """Metrics in the Prometheus text format."""
+    return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/problems/{code}")
+async def problem(code: str) -> dict[str, object]:
+    """What a problem's code means; the `type` of every problem document leads here."""
+    kind = PROBLEMS.get(code)
+    if kind is None:
+        raise ApiProblem("not_found", "There is no problem with this code.")
+    return {"code": code, "title": kind.title, "status": kind.status, "retryable": kind.retryable}

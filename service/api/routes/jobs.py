@@ -1,0 +1,109 @@
+"""Submit, read and cancel jobs."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from service.api.acceptance import accept
+from service.api.deps import OwnedJob, Services, TheServices, TheTenant
+from service.api.errors import documented
+from service.api.representation import etag, job_view
+from service.api.schemas import JOB_EXAMPLE
+from service.api.submission import Submission, read_submission, request_body_schema
+from service.contract.job import JobSpec, JobStatus
+from service.contract.views import JobView
+
+router = APIRouter(tags=["jobs"])
+
+SECONDS_BETWEEN_POLLS = 2
+
+
+@router.post(
+    "/jobs",
+    status_code=202,
+    response_model=JobView,
+    openapi_extra=request_body_schema(),
+    responses={
+        202: {
+            "description": "Accepted, durably: the job survives any crash of the service.",
+            "headers": {
+                "Location": {"description": "The job.", "schema": {"type": "string"}},
+                "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+            },
+            "content": {"application/json": {"example": JOB_EXAMPLE}},
+        },
+        **documented(400, 401, 413, 415, 422, 500, 503),
+    },
+)
+async def submit_job(request: Request, asking: TheTenant, parts: TheServices) -> Response:
+    """Submit a picture and a prompt.
+
+    The picture: PNG, JPEG or WebP of at most 10 MiB, from 64 to 4096 pixels a side; of an animation
+    the first frame. Fields that are left out take the preset's defaults; a seed is drawn.
+    """
+    submission = await read_submission(request)
+    view = await run_in_threadpool(_submit, parts, asking, submission)
+    headers = {"Location": view.links.self, "Retry-After": str(SECONDS_BETWEEN_POLLS)}
+    return JSONResponse(view.model_dump(mode="json"), HTTPStatus.ACCEPTED, headers)
+
+
+def _submit(parts: Services, asking: str, submission: Submission) -> JobView:
+    return job_view(parts, accept(parts, asking, submission))
+
+
+@router.get(
+    "/jobs/{job_id}",
+    response_model=JobView,
+    responses={
+        200: {
+            "description": "The job as it is now.",
+            "headers": {
+                "ETag": {"description": "For If-None-Match.", "schema": {"type": "string"}}
+            },
+            "content": {"application/json": {"example": JOB_EXAMPLE}},
+        },
+        304: {"description": "Nothing has changed since If-None-Match."},
+        **documented(401, 404, 500, 503),
+    },
+)
+def read_job(
+    spec: OwnedJob, parts: TheServices, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """Read a job."""
+    view = job_view(parts, spec)
+    tag = etag(view, parts.links.period)
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if not view.status.terminal:
+        headers["Retry-After"] = str(SECONDS_BETWEEN_POLLS)
+    if if_none_match is not None and tag in if_none_match:
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return JSONResponse(view.model_dump(mode="json"), headers=headers)
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    response_model=JobView,
+    responses={
+        200: {"description": "Cancelled."},
+        202: {"description": "Cancelling: the workers have yet to stop.", "model": JobView},
+        **documented(401, 404, 409, 500, 503),
+    },
+)
+def cancel_job(spec: OwnedJob, parts: TheServices) -> Response:
+    """Cancel a job.
+
+    A waiting job is cancelled at once. A running one stops within a denoising step and is
+    `cancelling` until then. What was finished can still be played.
+    """
+    status = parts.record.cancel(spec.id)
+    accepted = HTTPStatus.OK if status is JobStatus.CANCELLED else HTTPStatus.ACCEPTED
+    return JSONResponse(_view(parts, spec), accepted)
+
+
+def _view(parts: Services, spec: JobSpec) -> object:
+    return job_view(parts, spec).model_dump(mode="json")

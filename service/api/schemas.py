@@ -1,0 +1,96 @@
+"""The OpenAPI document's examples and what FastAPI cannot derive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+
+from service.contract.views import EventView, ProblemView
+
+_ID = "9f0c2f1a5b7d4e61a3c8d2e4f6071829"
+_HERE = f"http://127.0.0.1:8000/jobs/{_ID}"
+
+JOB_EXAMPLE: dict[str, Any] = {
+    "id": _ID,
+    "object": "job",
+    "status": "running",
+    "created_at": "2026-11-23T10:00:00.120Z",
+    "started_at": "2026-11-23T10:00:01.004Z",
+    "finished_at": None,
+    "queue_position": None,
+    "progress": {
+        "sections_sampled": 2,
+        "sections_completed": 1,
+        "total_sections": 4,
+        "section": 2,
+        "step": 8,
+        "total_steps": 16,
+        "percent": 38,
+    },
+    "eta_seconds": 21.5,
+    "input": {
+        "prompt": "The girl dances gracefully.",
+        "preset": "tiny",
+        "seconds": 5.0,
+        "steps": None,
+        "seed": 31337,
+        "order": None,
+        "schedule": None,
+        "guidance_scale": None,
+        "cfg_scale": 1.0,
+        "negative_prompt": "",
+    },
+    "seed": 31337,
+    "plan": {
+        "num_sections": 4,
+        "num_frames": 145,
+        "fps": 30,
+        "width": 64,
+        "height": 64,
+        "duration_seconds": 4.833,
+    },
+    "clips": [
+        {
+            "section": 0,
+            "first_frame": 121,
+            "num_frames": 24,
+            "url": f"http://127.0.0.1:8000/files/jobs/{_ID}/deliver/0-1-5f2c91d0.mp4?signature=…",
+            "expires_at": "2026-11-23T10:15:20Z",
+            "content_type": "video/mp4",
+            "size_bytes": 30518,
+            "sha256": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+            "init_bytes": 803,
+        }
+    ],
+    "video": None,
+    "error": None,
+    "last_sequence": 8,
+    "links": {"self": _HERE, "events": f"{_HERE}/events", "cancel": f"{_HERE}/cancel"},
+}
+
+STREAM_EXAMPLE = (
+    'id: 8\nevent: snapshot\nretry: 2000\ndata: {"job_id":"…","sequence":8,"type":"snapshot",…}\n\n'
+    'event: step\ndata: {"job_id":"…","type":"step","data":{"section":2,"step":9,'
+    '"total_steps":16,"total_sections":4}}\n\n'
+    'id: 9\nevent: section.completed\ndata: {"job_id":"…","sequence":9,'
+    '"type":"section.completed","data":{"section":1,"clip":{"url":"…"}}}\n\n'
+)
+
+
+def complete_document(app: FastAPI) -> None:
+    """Add to the document the models that no route returns as its own."""
+    derive = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = derive()
+        _, schemas = models_json_schema(
+            [(ProblemView, "serialization"), (EventView, "serialization")],
+            ref_template="#/components/schemas/{model}",
+        )
+        document["components"]["schemas"].update(schemas["$defs"])
+        return document
+
+    # FastAPI's documented way to extend the document.
+    app.openapi = openapi  # type: ignore[method-assign]

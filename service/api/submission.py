@@ -1,0 +1,123 @@
+"""The body of `POST /jobs`, in the two forms it may have, as a request and the picture's bytes.
+
+* ``multipart/form-data``: a file `image`, and either one field `request` with JSON or plain fields.
+* ``application/json``: the request's fields and `image` in base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
+
+from service.api.errors import ApiProblem, invalid_fields
+from service.api.images import MAX_IMAGE_BYTES
+from service.contract.job import JobRequest
+from service.contract.views import FieldError
+
+MAX_FIELD_BYTES = 64 * 1024
+MAX_FORM_BYTES = MAX_IMAGE_BYTES + 128 * 1024
+MAX_JSON_BYTES = 4 * ((MAX_IMAGE_BYTES + 2) // 3) + 128 * 1024
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a client sent, its fields valid, its picture not looked at yet."""
+
+    request: JobRequest
+    image: bytes
+
+
+class JsonSubmission(JobRequest):
+    """The body as JSON."""
+
+    image: Annotated[str, Field(description="The picture (PNG, JPEG or WebP) in base64.")]
+
+
+async def read_submission(request: Request) -> Submission:
+    """Read and check the body.
+
+    Raises:
+        ApiProblem: Says what is wrong with it.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    reader = _READERS.get(media_type)
+    if reader is None:
+        known = " or ".join(_READERS)
+        raise ApiProblem("unsupported_media_type", f"Send the job as {known}.")
+    submission = await reader(request)
+    if len(submission.image) > MAX_IMAGE_BYTES:
+        detail = f"The picture must not be larger than {MAX_IMAGE_BYTES} bytes."
+        raise ApiProblem("body_too_large", detail)
+    return submission
+
+
+async def _read_json(request: Request) -> Submission:
+    body = await request.body()
+    return await run_in_threadpool(_from_json, body)
+
+
+def _from_json(body: bytes) -> Submission:
+    try:
+        parsed = JsonSubmission.model_validate_json(body)
+        image = base64.b64decode(parsed.image, validate=True)
+    except ValidationError as error:
+        raise invalid_fields(error) from None
+    except (binascii.Error, ValueError):
+        raise _image_problem("Must be base64.") from None
+    return Submission(JobRequest(**parsed.model_dump(exclude={"image"})), image)
+
+
+async def _read_form(request: Request) -> Submission:
+    async with request.form(max_files=1, max_fields=32, max_part_size=MAX_FIELD_BYTES) as form:
+        image = form.get("image")
+        if not isinstance(image, UploadFile):
+            raise _image_problem("A file is required.")
+        return Submission(_request_of(form), await image.read())
+
+
+def _request_of(form: FormData) -> JobRequest:
+    # An empty field of an HTML form means that nothing was chosen.
+    fields = {name: value for name, value in form.items() if name != "image" and value != ""}
+    try:
+        if set(fields) == {"request"}:
+            return JobRequest.model_validate_json(str(fields["request"]))
+        return JobRequest.model_validate_strings(fields)
+    except ValidationError as error:
+        raise invalid_fields(error) from None
+
+
+def _image_problem(detail: str) -> ApiProblem:
+    errors = [FieldError(pointer="#/image", detail=detail)]
+    return ApiProblem("invalid_request", "See errors for the fields and the reasons.", errors)
+
+
+_READERS: dict[str, Callable[[Request], Awaitable[Submission]]] = {
+    "multipart/form-data": _read_form,
+    "application/json": _read_json,
+}
+
+
+def request_body_schema() -> dict[str, Any]:
+    """The OpenAPI description of the body, which FastAPI cannot derive from two readers."""
+    fields = JobRequest.model_json_schema()
+    whole = {"type": "string", "contentMediaType": "application/json"}
+    file = {"type": "string", "format": "binary"}
+    form = {
+        "title": "FormSubmission",
+        "type": "object",
+        "description": "Either plain fields or the one field `request` with the same as JSON.",
+        "properties": {"image": file, "request": whole, **fields["properties"]},
+        "required": ["image"],
+    }
+    example = {"prompt": "The girl dances gracefully.", "seconds": 5, "image": "iVBORw0KGgo="}
+    json_body = {"schema": JsonSubmission.model_json_schema(), "example": example}
+    content = {"multipart/form-data": {"schema": form}, "application/json": json_body}
+    return {"requestBody": {"required": True, "content": content}}

@@ -1,0 +1,186 @@
+"""The JSON that leaves the gateway, typed once for the gateway that writes and clients that read.
+
+Times are UTC (RFC 3339), sizes bytes, durations seconds. New fields may appear: readers ignore what
+they do not know.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.contract.errors import Problem
+from service.contract.job import JobRequest, JobStatus, Progress
+
+
+class View(BaseModel):
+    """Base of everything on the wire."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class FieldError(View):
+    """What is wrong with one field.
+
+    Attributes:
+        pointer: JSON pointer into the request, as a URI fragment: ``#/seconds``.
+        detail: One sentence; never the value.
+    """
+
+    pointer: str
+    detail: str
+
+
+class ProblemView(View):
+    """A problem document (RFC 9457), the body of every answer that is an error.
+
+    Attributes:
+        type: URI reference that answers with the meaning of the code.
+        title: The same for every occurrence of a code.
+        status: The HTTP status.
+        detail: One sentence about this occurrence and the way out.
+        code: Stable and machine-readable.
+        retryable: Whether the same request may succeed later.
+        request_id: The answer's X-Request-Id, under which the service logs.
+        errors: For invalid requests, which fields are wrong.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool = False
+    request_id: str | None = None
+    errors: list[FieldError] | None = None
+
+
+class ProgressView(Progress):
+    """How far a job is. ``percent`` counts sampling and delivery; 100 only when completed."""
+
+    percent: Annotated[int, Field(ge=0, le=100)]
+
+
+class PlanView(View):
+    """What was decided at the start; sections are whole, so rarely exactly what was asked for."""
+
+    num_sections: int
+    num_frames: int
+    fps: int
+    width: int
+    height: int
+    duration_seconds: float
+
+
+class ClipView(View):
+    """The frames that became final with one section: a self-contained fragmented mp4.
+
+    Attributes:
+        section: Number of the section in the order of sampling, from 0.
+        first_frame: Its first frame in the finished video.
+        num_frames: Its frames.
+        url: Plays without credentials until `expires_at`.
+        init_bytes: Length of the initialisation at its front, which all clips of a job share.
+    """
+
+    section: int
+    first_frame: int
+    num_frames: int
+    url: str
+    expires_at: datetime
+    content_type: str
+    size_bytes: int
+    sha256: str
+    init_bytes: int | None = None
+
+
+class VideoView(View):
+    """The finished video."""
+
+    content_type: str
+    size_bytes: int
+    sha256: str
+    num_frames: int
+    fps: int
+    width: int
+    height: int
+    duration_seconds: float
+
+
+class VideoLink(VideoView):
+    """The finished video and where to get it: ``url`` needs no credentials until it expires."""
+
+    url: str
+    expires_at: datetime
+
+
+class Links(View):
+    """Where to go from a job. What cannot be done now has no link."""
+
+    self: str
+    events: str
+    cancel: str | None = None
+    video: str | None = None
+
+
+class InputView(JobRequest):
+    """The request as accepted. Unlike a request, it may hold fields a reader does not know."""
+
+    model_config = ConfigDict(extra="ignore", strict=False, frozen=True)
+
+
+class JobView(View):
+    """A job, as every endpoint that answers with one shows it.
+
+    Attributes:
+        status: queued, running, paused, cancelling; then for good completed, failed or cancelled.
+        queue_position: While queued, how many places from the front; 1 is next.
+        eta_seconds: Until the video is finished, from this job's own measured steps; null as long
+            as nothing was measured.
+        input: The request as accepted; null took the preset's default.
+        seed: The seed in use, drawn by the service when the request had none.
+        clips: In the order of sampling.
+        error: Why the job failed.
+        last_sequence: Number of the last event this state includes.
+    """
+
+    id: str
+    object: Literal["job"] = "job"
+    status: JobStatus
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    queue_position: int | None = None
+    progress: ProgressView
+    eta_seconds: float | None = None
+    input: InputView
+    seed: int
+    plan: PlanView
+    clips: list[ClipView] = []
+    video: VideoView | None = None
+    error: Problem | None = None
+    last_sequence: int
+    links: Links
+
+
+class EventView(View):
+    """The data of one server-sent event.
+
+    Attributes:
+        sequence: The event's id, 1, 2, 3 ... without gaps; null for a step, which is not kept.
+        type: The event's name.
+        data: The event's own fields; of a snapshot, the whole job.
+    """
+
+    job_id: str
+    sequence: int | None = None
+    type: str
+    at: datetime | None = None
+    data: dict[str, Any] = {}
+
+
+def utc(milliseconds: int) -> datetime:
+    """A record's time (milliseconds since the epoch) as the API shows it."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

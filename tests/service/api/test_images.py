@@ -1,0 +1,184 @@
+"""Uploaded pictures: what is let through, what comes out, and that a bad one hurts nobody."""
+
+import io
+import os
+import signal
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from service.api import image_decoder
+from service.api.images import DecodedImage, ImageDecoders, ImageRefused
+
+
+@pytest.fixture(scope="module")
+def decoders() -> Iterator[ImageDecoders]:
+    decoders = ImageDecoders(limit=2)
+    yield decoders
+    decoders.close()
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, format=kind, **options)
+    return out.getvalue()
+
+
+def halves(width: int = 96, height: int = 64) -> Image.Image:
+    """Left half red, right half blue."""
+    image = Image.new("RGB", (width, height), (255, 0, 0))
+    image.paste((0, 0, 255), (width // 2, 0, width, height))
+    return image
+
+
+def pixels(decoded: DecodedImage) -> Image.Image:
+    return Image.open(io.BytesIO(decoded.png), formats=["PNG"])
+
+
+def colour(image: Image.Image, x: int, y: int) -> tuple[int, int, int]:
+    red, green, blue = image.crop((x, y, x + 1, y + 1)).tobytes()
+    return red, green, blue
+
+
+def refusal(decoders: ImageDecoders, body: bytes) -> str:
+    with pytest.raises(ImageRefused) as refused:
+        decoders.decode(body)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_allowed_formats_become_rgb_png(decoders: ImageDecoders, kind: str) -> None:
+    decoded = decoders.decode(encoded(halves(), kind))
+    image = pixels(decoded)
+    assert decoded.size == (64, 96)
+    assert (image.mode, image.size) == ("RGB", (96, 64))
+    red, green, blue = colour(image, 10, 30)
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+def test_lossless_pixels_survive_exactly(decoders: ImageDecoders) -> None:
+    noise = Image.frombytes("RGB", (70, 80), os.urandom(70 * 80 * 3))
+    assert pixels(decoders.decode(encoded(noise, "PNG"))).tobytes() == noise.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM"])
+def test_other_formats_are_refused(decoders: ImageDecoders, kind: str) -> None:
+    assert "not a PNG, JPEG or WebP" in refusal(decoders, encoded(halves(), kind))
+
+
+def test_what_is_no_picture_is_refused(decoders: ImageDecoders) -> None:
+    assert "not a PNG" in refusal(decoders, b"<svg xmlns='http://www.w3.org/2000/svg'/>")
+    assert "not a PNG" in refusal(decoders, b"")
+
+
+def test_a_truncated_picture_is_refused(decoders: ImageDecoders) -> None:
+    body = encoded(Image.frombytes("RGB", (200, 200), os.urandom(120_000)), "JPEG")
+    assert "damaged" in refusal(decoders, body[: len(body) // 2])
+
+
+def test_sides_have_limits(decoders: ImageDecoders) -> None:
+    assert "4096x4096" in refusal(decoders, encoded(Image.new("L", (4097, 64)), "PNG"))
+    assert "at least 64" in refusal(decoders, encoded(Image.new("L", (63, 500)), "PNG"))
+    assert decoders.decode(encoded(Image.new("L", (4096, 64)), "PNG")).size == (64, 4096)
+
+
+def test_a_decompression_bomb_is_refused_by_its_header(decoders: ImageDecoders) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    rows = zlib.compress(b"\0" * 1_000_000)
+    bomb = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+    assert "4096x4096" in refusal(decoders, bomb)
+
+
+def test_orientation_is_applied_and_metadata_dropped(decoders: ImageDecoders) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise to see it upright
+    exif[0x010E] = "somebody's garden"
+    body = encoded(halves(), "JPEG", exif=exif.tobytes(), quality=95)
+    decoded = decoders.decode(body)
+    image = pixels(decoded)
+    assert decoded.size == (96, 64)
+    assert colour(image, 30, 10)[0] > 200
+    assert colour(image, 30, 90)[2] > 200
+    assert b"garden" not in decoded.png
+    assert not image.info
+
+
+def test_bytes_after_the_picture_are_dropped(decoders: ImageDecoders) -> None:
+    body = encoded(halves(), "PNG") + b"<script>alert(1)</script>"
+    assert b"script" not in decoders.decode(body).png
+
+
+def test_only_the_first_frame_of_an_animation_is_used(decoders: ImageDecoders) -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("lime", "black")]
+    body = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert pixels(decoders.decode(body)).getpixel((5, 5)) == (0, 255, 0)
+
+
+def test_sixteen_bit_grey_is_scaled() -> None:
+    # Pillow alone would clip everything over 255 to white.
+    grey = Image.new("I;16", (64, 64), 128 * 256)
+    assert image_decoder.decode(encoded(grey, "PNG")).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_transparency_and_palettes_become_rgb() -> None:
+    clear = Image.new("RGBA", (64, 64), (9, 8, 7, 128))
+    assert image_decoder.decode(encoded(clear, "PNG")).getpixel((0, 0)) == (9, 8, 7)
+    palette = halves().quantize(4)
+    assert image_decoder.decode(encoded(palette, "PNG")).mode == "RGB"
+
+
+def test_a_picture_that_takes_too_long_is_given_up() -> None:
+    decoders = ImageDecoders(limit=1, seconds=0.0)
+    try:
+        assert "too long" in refusal(decoders, encoded(halves(), "PNG"))
+    finally:
+        decoders.close()
+
+
+def test_a_child_that_died_while_waiting_is_replaced() -> None:
+    decoders = ImageDecoders(limit=1)
+    try:
+        (spare,) = decoders._spares
+        os.kill(spare.pid, signal.SIGKILL)
+        spare.wait()
+        assert decoders.decode(encoded(halves(), "PNG")).size == (64, 96)
+    finally:
+        decoders.close()
+
+
+def test_more_pictures_than_decoders_all_get_through(decoders: ImageDecoders) -> None:
+    body = encoded(halves(), "PNG")
+    with ThreadPoolExecutor(6) as pool:
+        sizes = [decoded.size for decoded in pool.map(decoders.decode, [body] * 6)]
+    assert sizes == [(64, 96)] * 6
+
+
+def test_the_largest_picture_fits_into_the_limits(decoders: ImageDecoders) -> None:
+    body = encoded(Image.new("RGB", (4096, 4096), "teal"), "JPEG")
+    assert decoders.decode(body).size == (4096, 4096)
+
+
+def test_a_decoder_cannot_take_much_memory() -> None:
+    child = Path(image_decoder.__file__)
+    program = (
+        f"import runpy; module = runpy.run_path({str(child)!r})\n"
+        "module['limit_this_process']()\n"
+        "bytearray(1 << 30)\n"
+    )
+
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert b"MemoryError" in result.stderr
