@@ -34,7 +34,7 @@ class Encoders:
 
 
 def encode(encoders: Encoders, plan: Plan, image: UInt8[np.ndarray, "h w 3"]) -> Conditioning:
-    """Encode a job's prompt and picture.
+    """Encode a job's prompts and picture.
 
     The image encoder and the codec see the same picture, cropped to the video's size. The start
     latent is sampled with `start_generator` of the request's seed. A negative prompt is encoded
@@ -54,7 +54,7 @@ def encode(encoders: Encoders, plan: Plan, image: UInt8[np.ndarray, "h w 3"]) ->
     if request.cfg_scale != 1.0:
         negative = _prompt(encoders, request.negative_prompt)
     return Conditioning(
-        prompts=(_prompt(encoders, request.prompt),),
+        prompts=tuple(_prompt(encoders, prompt) for prompt in plan.prompts),
         negative=negative,
         image=encoders.image.encode(pixels),
         start=encoders.codec.encode_image(pixels, start_generator(request.seed)),

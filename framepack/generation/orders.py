@@ -5,13 +5,19 @@ stated in latent frame numbers of the finished video: frame 0 is the start pictu
 time) owns frames ``1 + s*w .. (s+1)*w``. A context frame that does not exist (yet) is a frame of
 zeros: the released models were trained to see zeros where nothing is known, never fewer tokens.
 
-RoPE positions are the model's own and not always truthful: see `inverted` and `forward`.
+RoPE positions are the model's own and not always truthful: see `inverted` and `forward`. The orders
+without a released model (`endpoints`, `planned`) are truthful: a frame's position is its number.
+
+Prompts have positions too: ``prompt_starts`` names, for each prompt, the first section (by time)
+that is told it, ascending from 0. Every order honours them; `planned` also plans by them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from framepack.errors import InvalidRequest
 from framepack.packing.schedule import Kernel, Pack, PackingSchedule
@@ -23,8 +29,8 @@ class ContextLevel:
 
     Attributes:
         kernel: Patchify kernel of the run.
-        frames: Latent frame numbers in the video, ascending and consecutive. Numbers outside the
-            video, or of frames not generated yet, stand for zeros.
+        frames: Latent frame numbers in the video, ascending; consecutive unless ranked by
+            similarity. Numbers outside the video, or of frames not generated yet, stand for zeros.
         positions: RoPE positions on the time axis, one for each frame.
     """
 
@@ -52,17 +58,29 @@ class Section:
     prompt: int = 0
 
 
+class MakeSections(Protocol):
+    """An order: the sections of a video in the order of sampling."""
+
+    def __call__(
+        self,
+        num_sections: int,
+        schedule: PackingSchedule,
+        prompt_starts: Sequence[int] = (0,),
+    ) -> tuple[Section, ...]:
+        """Raises InvalidRequest for a schedule whose context this order cannot fill."""
+        ...
+
+
 @dataclass(frozen=True)
 class Order:
     """A sampling order and the schedule it was made for.
 
     Attributes:
-        sections: ``sections(num_sections, schedule)``; raises InvalidRequest for a schedule whose
-            context lies on a side this order cannot fill.
+        sections: ``sections(num_sections, schedule, prompt_starts)``.
         default_schedule: The schedule of the released model, or the paper's.
     """
 
-    sections: Callable[[int, PackingSchedule], tuple[Section, ...]]
+    sections: MakeSections
     default_schedule: str
 
 
@@ -77,7 +95,9 @@ def inverted_paddings(num_sections: int) -> list[int]:
     return [3, *[2] * (num_sections - 3), 1, 0]
 
 
-def inverted(num_sections: int, schedule: PackingSchedule) -> tuple[Section, ...]:
+def inverted(
+    num_sections: int, schedule: PackingSchedule, prompt_starts: Sequence[int] = (0,)
+) -> tuple[Section, ...]:
     """Last section first, towards the start picture (Figure 2c; the released FramePackI2V_HY).
 
     Positions: anchor, ``padding`` blank sections, target, then the later context, consecutively.
@@ -100,12 +120,15 @@ def inverted(num_sections: int, schedule: PackingSchedule) -> tuple[Section, ...
                 frames=tuple(range(first, first + window)),
                 positions=tuple(range(position, position + window)),
                 context=_token_order([*anchor, *later]),
+                prompt=prompt_at(num_sections - 1 - index, prompt_starts),
             )
         )
     return tuple(sections)
 
 
-def forward(num_sections: int, schedule: PackingSchedule) -> tuple[Section, ...]:
+def forward(
+    num_sections: int, schedule: PackingSchedule, prompt_starts: Sequence[int] = (0,)
+) -> tuple[Section, ...]:
     """First section first (the paper's vanilla order; with a start anchor the released F1 model).
 
     Positions are the same for every section: anchor at 0, earlier context from 1, then the target.
@@ -128,9 +151,95 @@ def forward(num_sections: int, schedule: PackingSchedule) -> tuple[Section, ...]
                 frames=tuple(range(first, first + window)),
                 positions=tuple(range(target, target + window)),
                 context=_token_order([*anchor, *_run(pack, first - pack.frames, position)]),
+                prompt=prompt_at(index, prompt_starts),
             )
         )
     return tuple(sections)
+
+
+def endpoints(
+    num_sections: int, schedule: PackingSchedule, prompt_starts: Sequence[int] = (0,)
+) -> tuple[Section, ...]:
+    """The last section, the first, then everything between (Figure 2b).
+
+    The paper makes the first two in one go. Here they are two sections, the last one first: the
+    beginning then sees the ending, which loses nothing, as p(first, last) is p(last) times
+    p(first given last), and every section keeps one size, one checkpoint and one delivered run.
+    """
+    return _anchored(num_sections, schedule, [num_sections - 1], prompt_starts)
+
+
+def planned(
+    num_sections: int, schedule: PackingSchedule, prompt_starts: Sequence[int] = (0,)
+) -> tuple[Section, ...]:
+    """The last section of every prompt, then the first, then the gaps (Figure 2d).
+
+    Endpoints are made from the last to the first, so that each sees the one after it, as the
+    sections of the gaps will. With one prompt this is `endpoints`.
+    """
+    ends = [start - 1 for start in prompt_starts[1:]] + [num_sections - 1]
+    return _anchored(num_sections, schedule, ends, prompt_starts)
+
+
+def _anchored(
+    num_sections: int, schedule: PackingSchedule, ends: list[int], prompt_starts: Sequence[int]
+) -> tuple[Section, ...]:
+    """Sections at ``ends`` (by time) from the last to the first, then section 0, then the gaps."""
+    if schedule.earlier_pack is None or (schedule.later_pack or schedule.end_anchor) is None:
+        raise InvalidRequest(
+            "schedule",
+            f"this order sees context on both sides of the generated frames, which {schedule} has "
+            "not; use a schedule like f1k1_x_td_f16k4f2k2f1k1_g9_x_f1k1 or another order",
+        )
+    times = list(dict.fromkeys([*reversed(ends), 0]))
+    for before, after in zip([0, *ends[:-1]], ends, strict=True):
+        times += _filling(range(before + 1, after), both_sides=schedule.later_pack is not None)
+    made: set[int] = set()
+    sections = []
+    for index, time in enumerate(times):
+        following = min((other for other in made if other > time), default=num_sections)
+        first = 1 + schedule.window * time
+        frames = tuple(range(first, first + schedule.window))
+        context = _token_order(_both_sides(schedule, first, 1 + schedule.window * following))
+        sections.append(Section(index, frames, frames, context, prompt_at(time, prompt_starts)))
+        made.add(time)
+    return tuple(sections)
+
+
+def _filling(gap: range, *, both_sides: bool) -> Iterator[int]:
+    """The sections of a gap, so that each touches what it sees most of.
+
+    A schedule with context on both sides lets a gap close from both; one that sees only an endpoint
+    beyond a skip has its history before it, and must go forward in time.
+    """
+    early, late = iter(gap), reversed(gap)
+    for step in range(len(gap)):
+        yield next(late) if both_sides and step % 2 else next(early)
+
+
+def _both_sides(schedule: PackingSchedule, first: int, following: int) -> list[ContextLevel]:
+    """All context of frames from ``first``, where the next known ones begin at ``following``.
+
+    Positions are frame numbers. With nothing known later, ``following`` lies beyond the video, and
+    the endpoint is zeros.
+    """
+    levels: list[ContextLevel] = []
+    if schedule.start_anchor is not None:
+        levels += _run(schedule.start_anchor, 0, 0)
+    if schedule.earlier_pack is not None:
+        begin = first - schedule.earlier_pack.frames
+        levels += _run(schedule.earlier_pack, begin, begin)
+    if schedule.later_pack is not None:
+        begin = first + schedule.window
+        levels += _run(schedule.later_pack, begin, begin)
+    if schedule.end_anchor is not None:
+        levels += _run(schedule.end_anchor, following, following)
+    return levels
+
+
+def prompt_at(time: int, prompt_starts: Sequence[int]) -> int:
+    """Index of the prompt that a section (by time) is told: the latest that has started."""
+    return bisect_right(prompt_starts, time) - 1
 
 
 def _anchor_levels(schedule: PackingSchedule) -> list[ContextLevel]:
@@ -158,7 +267,7 @@ def _run(pack: Pack, frame: int, position: int) -> Iterator[ContextLevel]:
         position += level.frames
 
 
-def _token_order(levels: list[ContextLevel]) -> tuple[ContextLevel, ...]:
+def _token_order(levels: Iterable[ContextLevel]) -> tuple[ContextLevel, ...]:
     return tuple(sorted(levels, key=lambda level: (-level.kernel.volume, level.frames[0])))
 
 
@@ -166,5 +275,8 @@ ORDERS: dict[str, Order] = {
     "inverted": Order(inverted, "f1k1_x_g9_f1k1f2k2f16k4_td"),
     "forward": Order(forward, "f1k1_x_td_f16k4f2k2f1k1_g9"),
     "vanilla": Order(forward, "td_f16k4f2k2f1k1_g9"),
+    "endpoints": Order(endpoints, "f1k1_x_td_f16k4f2k2f1k1_g9_x_f1k1"),
+    "planned": Order(planned, "f1k1_x_td_f16k4f2k2f1k1_g9_x_f1k1"),
 }
-"""By the name a request uses. ``forward`` is ``vanilla`` that also sees the start picture."""
+"""By the name a request uses. ``forward`` is ``vanilla`` that also sees the start picture. So do
+``endpoints`` and ``planned``: an ending made without the picture would be another scene's."""
