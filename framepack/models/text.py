@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPTextModel, LlamaModel
+from transformers import AutoTokenizer, CLIPTextModel, LlamaModel, PreTrainedTokenizerFast
 
 from framepack.errors import WeightsError
 from framepack.models.checkpoints import load_pretrained
@@ -141,8 +141,13 @@ def load_pooled_encoder(
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """A tokenizer from its folder. Raises WeightsError if there is none."""
+    """A tokenizer from its folder. Raises WeightsError if there is none.
+
+    tokenizer.json is taken as it stands; a named tokenizer class might rebuild parts of it.
+    """
+    whole = (folder / "tokenizer.json").is_file()
+    tokenizer_class = PreTrainedTokenizerFast if whole else AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return tokenizer_class.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise WeightsError(f"no tokenizer in {folder}: {error}") from error
