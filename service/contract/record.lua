@@ -153,6 +153,12 @@ local function drop_lease(id, lane)
   redis.call('ZREM', key('leases'), id .. ' ' .. lane)
 end
 
+-- A lane is pinned to the engine that began it, unless nothing it made is part of the job yet.
+local function give_up(id, lane)
+  drop_lease(id, lane)
+  if num(id, lane .. '.next') == 0 then redis.call('HDEL', job_key(id), lane .. '.fingerprint') end
+end
+
 local function holds(id, lane, fence)
   return num(id, lane .. '.lease') > 0 and num(id, lane .. '.fence') == fence
     and not terminal(get(id, 'status'))
@@ -193,7 +199,7 @@ end
 
 -- A task's attempt ended badly: again after a pause, or, at the cap, the end of the job.
 local function crashed(id, lane, reason, problem, policy)
-  drop_lease(id, lane)
+  give_up(id, lane)
   if finish_cancelling(id) then return end
   local crashes = redis.call('HINCRBY', job_key(id), lane .. '.crashes', 1)
   if crashes >= policy.max_crashes then
@@ -272,9 +278,8 @@ local function begin(id, lane, worker, token, fingerprint, lease_ms)
   redis.call('ZADD', key('leases'), now + lease_ms, id .. ' ' .. lane)
   redis.call('SET', key('claim', token), id, 'PX', lease_ms)
   local number, sections = num(id, lane .. '.next'), num(id, 'sections')
-  local counts = (lane == 'render' and number > 0) or (lane == 'deliver' and number < sections)
-  if counts then
-    redis.call('HSETNX', job_key(id), lane .. '.fingerprint', fingerprint)
+  redis.call('HSETNX', job_key(id), lane .. '.fingerprint', fingerprint)
+  if (lane == 'render' and number > 0) or (lane == 'deliver' and number < sections) then
     charge(lane, get(id, 'tenant'), get(id, 'cost'))
   end
   if get(id, 'status') == 'queued' then
@@ -373,7 +378,7 @@ end
 
 function transitions.release(a)
   if holds(a.id, a.lane, a.fence) then
-    drop_lease(a.id, a.lane)
+    give_up(a.id, a.lane)
     finish_cancelling(a.id)
   end
   return { ring = redis.call('EXISTS', job_key(a.id)) == 1 and refresh(a.id) or {} }

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.contract.record import DAY_MS, RecordPolicy
+from service.contract.storage import LinkSigning
 
 
 class Settings(BaseSettings):
@@ -32,6 +33,7 @@ class Settings(BaseSettings):
         expect_device: Part of the device's name that a worker must find at its start.
         torch_threads: Threads of a worker's torch; None leaves torch's choice.
         metrics_port: Where a worker shows its metrics; None nowhere.
+        crash_point: For fault tests: the point at which a worker kills itself, `worker.faults`.
     """
 
     model_config = SettingsConfigDict(env_prefix="FRAMEPACK_", extra="ignore", frozen=True)
@@ -54,6 +56,11 @@ class Settings(BaseSettings):
     expect_device: str = ""
     torch_threads: Annotated[int, Field(ge=1)] | None = None
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    crash_point: str = ""
+
+    def link_signing(self) -> LinkSigning:
+        """What the gateway and the workers open a storage with."""
+        return LinkSigning(self.public_url, self.signing_secret.get_secret_value().encode())
 
     @field_validator("presets", "backoff_seconds", mode="before")
     @classmethod
