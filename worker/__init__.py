@@ -1,0 +1,1 @@
+"""Warm workers: one process serves one lane of all jobs, with its models resident."""

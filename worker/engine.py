@@ -1,0 +1,74 @@
+"""The models a worker keeps loaded: the parts its lane needs, of every preset it serves.
+
+Everything is loaded before the first task is taken: loading holds the interpreter for seconds at a
+time, in which no lease could be renewed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from framepack.presets import Models, Part, engine_fingerprint, load_preset
+from service.contract.job import Lane
+
+log = logging.getLogger(__name__)
+
+PARTS: Mapping[Lane, tuple[Part, ...]] = {
+    Lane.RENDER: ("encoders", "transformer"),
+    Lane.DELIVER: ("codec",),
+}
+
+
+class Engine:
+    """The resident models of one lane.
+
+    Args:
+        lane: What the process serves.
+        presets: By name.
+        weights: Local folders by preset; others come from the hub or are shipped.
+        device: Where they compute.
+
+    Raises:
+        InvalidRequest: There is no such preset or folder.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        presets: Sequence[str],
+        weights: Mapping[str, str],
+        device: torch.device,
+    ) -> None:
+        self.device = device
+        self._parts = PARTS[lane]
+        self._models = {name: load_preset(name, _folder(weights, name), device) for name in presets}
+
+    def load(self) -> dict[str, float]:
+        """Load everything now. Returns the seconds it took by preset. Raises WeightsError."""
+        took = {}
+        for name, models in self._models.items():
+            began = time.perf_counter()
+            for part in self._parts:
+                getattr(models, part)
+            took[name] = time.perf_counter() - began
+            log.info("loaded %s of %s in %.1f s", ", ".join(self._parts), name, took[name])
+        return took
+
+    def fingerprints(self) -> dict[str, str]:
+        """Engine fingerprint by preset."""
+        return {
+            name: engine_fingerprint(models, self._parts).short
+            for name, models in self._models.items()
+        }
+
+    def __getitem__(self, preset: str) -> Models:
+        return self._models[preset]
+
+
+def _folder(weights: Mapping[str, str], preset: str) -> Path | None:
+    return Path(weights[preset]) if preset in weights else None

@@ -1,0 +1,81 @@
+"""What went wrong with a task, as the problem document its job may end with.
+
+Details say what happened and what helps, never what the user wrote nor where anything lies: the
+log has the rest.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from framepack.errors import InvalidRequest, MediaError, WeightsError
+from service.contract.errors import Problem, StorageError
+from worker.interruptions import TaskOverdue
+
+
+def problem_of(error: Exception) -> Problem:
+    """The problem that an exception of a task stands for."""
+    if isinstance(error, InvalidRequest):
+        return Problem(
+            code="invalid_request",
+            title="The request cannot be served",
+            detail=f"The field {error.field!r} has a value that this service cannot serve.",
+            retryable=False,
+        )
+    if out_of_memory(error):
+        return Problem(
+            code="out_of_memory",
+            title="The worker ran out of memory",
+            detail="The device or the host had too little memory; try again or ask for less.",
+            retryable=True,
+        )
+    for kind, code, title, detail in _KNOWN:
+        if isinstance(error, kind):
+            return Problem(code=code, title=title, detail=detail, retryable=True)
+    return Problem(
+        code="worker_error",
+        title="The worker failed",
+        detail="An unexpected error ended the work on this job; the service's log has the reason.",
+        retryable=True,
+    )
+
+
+_KNOWN: tuple[tuple[type[Exception], str, str, str], ...] = (
+    (
+        TaskOverdue,
+        "task_timeout",
+        "A task took too long",
+        "One section took longer than this service allows; ask for fewer steps.",
+    ),
+    (
+        StorageError,
+        "storage_error",
+        "The storage failed",
+        "The storage could not be read or written for a while; try again later.",
+    ),
+    (
+        WeightsError,
+        "weights_error",
+        "The models could not be loaded",
+        "The worker's model files are missing or damaged; the operator must repair them.",
+    ),
+    (
+        MediaError,
+        "media_error",
+        "The video could not be written",
+        "The frames could not be encoded; the service's log has the reason.",
+    ),
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host had no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # torch's CPU allocator raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def unfit(error: BaseException) -> bool:
+    """Whether the process can compute nothing more: a CUDA context does not survive such errors."""
+    return isinstance(error, torch.AcceleratorError)

@@ -1,0 +1,48 @@
+"""Tells the record about denoising steps, and hears whether the work is still wanted.
+
+A report that fails says nothing: neither that it did not arrive nor that the lease is lost. The
+work goes on, and the lease's own deadline decides.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import redis.exceptions
+
+from service.contract.errors import LeaseLost
+from service.contract.record import Record
+from worker.lease import Lease
+
+log = logging.getLogger(__name__)
+
+QUIET_SECONDS = 2.0
+"""After a failed report, how long not to try: each try may cost the connection's whole timeout."""
+
+
+class Reporter:
+    """Reports the steps of one process's tasks.
+
+    Args:
+        record: With a connection that fails fast.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, record: Record, clock: Callable[[], float] = time.monotonic) -> None:
+        self._record = record
+        self._clock = clock
+        self._quiet_until = 0.0
+
+    def step(self, lease: Lease, done: int, total: int) -> None:
+        """Report that so many of a section's steps are done; the lease learns the answer."""
+        if self._clock() < self._quiet_until:
+            return
+        try:
+            lease.told(self._record.report_step(lease.task, done, total))
+        except LeaseLost:
+            lease.refused()
+        except (redis.exceptions.RedisError, OSError) as error:
+            self._quiet_until = self._clock() + QUIET_SECONDS
+            log.warning("could not report a step: %s", type(error).__name__)

@@ -1,0 +1,165 @@
+"""What a bell sets off: claim one task, do it, commit it, ring for what became possible.
+
+Every way a task can end is here: committed, given back (cancelled, drained), lost, failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import redis.exceptions
+
+from service.contract.bells import Bells
+from service.contract.errors import LeaseLost
+from service.contract.job import Artifact, Lane
+from service.contract.record import Committed, Record, Ring, Task, TaskKind, WorkerIdentity
+from service.contract.storage.base import Storage
+from worker import gpu
+from worker.drain import Drain
+from worker.engine import Engine
+from worker.failures import out_of_memory, problem_of, unfit
+from worker.heartbeat import Heartbeat
+from worker.interruptions import Interruption, TaskCancelled
+from worker.lease import Lease
+from worker.progress import write_progress
+from worker.tasks import decode, encode, finish, sample
+from worker.tasks.attempt import Attempt, Tools
+from worker.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+
+UNFIT_EXIT_CODE = 70
+RETRY_SECONDS = 0.25
+
+_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+
+
+@dataclass(frozen=True)
+class Links:
+    """What connects a worker to the rest of the service."""
+
+    record: Record
+    bells: Bells
+    storage: Storage
+
+
+@dataclass(frozen=True)
+class Guards:
+    """What watches over the task in work."""
+
+    heartbeat: Heartbeat
+    watchdog: Watchdog
+    drain: Drain
+
+
+class Runner:
+    """Does tasks, one a bell.
+
+    Args:
+        identity: Who claims.
+        engine: The resident models.
+        links: To the rest of the service.
+        tools: What tasks are lent.
+        guards: What watches over them.
+    """
+
+    def __init__(
+        self,
+        identity: WorkerIdentity,
+        engine: Engine,
+        links: Links,
+        tools: Tools,
+        guards: Guards,
+    ) -> None:
+        self._identity = identity
+        self._engine = engine
+        self._links = links
+        self._tools = tools
+        self._guards = guards
+        self._decoders = decode.Decoders()
+        self._functions: Mapping[TaskKind, Callable[[Attempt], Artifact]] = {
+            "encode": encode.run,
+            "sample": sample.run,
+            "decode": lambda attempt: decode.run(attempt, self._decoders),
+            "finish": finish.run,
+        }
+
+    def answer(self) -> None:
+        """Answer a bell: do one task, if there is one."""
+        if self._guards.drain.requested:
+            return
+        asked_at = time.monotonic()
+        task = self._links.record.claim(self._identity, uuid.uuid4().hex)
+        if task is None:
+            return
+        # There may be more to do than bells that wait; one more finds nothing at worst.
+        self._ring([(self._identity.lane, preset) for preset in self._identity.fingerprints])
+        seconds = self._links.record.policy.lease_ms / 1000
+        lease = Lease(task, seconds, asked_at, self._guards.drain)
+        with self._guards.watchdog.watching(), self._guards.heartbeat.keeping(lease):
+            ring = self._attempt(lease)
+        self._ring(ring)
+        if task.lane is Lane.DELIVER:
+            write_progress(self._links.storage, self._links.record.get(task.job_id), task.spec)
+
+    def _attempt(self, lease: Lease) -> Ring:
+        """Do a task and settle it. Returns what to ring for."""
+        task, began = lease.task, time.perf_counter()
+        attempt = Attempt(lease, self._engine[task.spec.request.preset], self._tools)
+        attempt.reach("claimed")
+        try:
+            artifact = self._functions[task.kind](attempt)
+            attempt.reach("uploaded")
+            committed = self._commit(lease, artifact)
+        except Interruption as interruption:
+            outcome = "cancelled" if isinstance(interruption, TaskCancelled) else "drained"
+            self._settled(task, outcome)
+            return self._links.record.release(task)
+        except LeaseLost:
+            self._settled(task, "lost")
+            return []
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job must hear of it
+            return self._failed(task, error)
+        attempt.reach("committed")
+        self._settled(task, "committed" if committed.accepted else "cancelled")
+        if committed.accepted:
+            seconds = self._tools.metrics.task_seconds
+            seconds.labels(task.spec.request.preset, task.kind).observe(time.perf_counter() - began)
+        return committed.ring
+
+    def _commit(self, lease: Lease, artifact: Artifact) -> Committed:
+        """Commit, however often the answer gets lost, for as long as the task is ours."""
+        while True:
+            try:
+                return self._links.record.commit(lease.task, artifact)
+            except _AWAY:
+                if lease.lost:
+                    raise LeaseLost(f"{lease.task.kind} of job {lease.task.job_id}") from None
+                time.sleep(RETRY_SECONDS)
+
+    def _failed(self, task: Task, error: Exception) -> Ring:
+        problem = problem_of(error)
+        log.error("%s of job %s: %s", task.kind, task.job_id, problem.code, exc_info=error)
+        self._settled(task, problem.code)
+        self._decoders.forget()
+        if out_of_memory(error):
+            self._tools.artifacts.forget()
+            gpu.release_memory(self._engine.device)
+        if unfit(error):
+            self._guards.drain.retire(UNFIT_EXIT_CODE)
+        return self._links.record.fail(task, problem)
+
+    def _settled(self, task: Task, outcome: str) -> None:
+        log.info("%s %s of job %s: %s", task.kind, task.section, task.job_id, outcome)
+        self._tools.metrics.tasks.labels(task.spec.request.preset, task.kind, outcome).inc()
+        self._tools.metrics.memory(gpu.memory_bytes(self._engine.device))
+
+    def _ring(self, lanes: Ring) -> None:
+        try:
+            self._links.bells.ring(lanes)
+        except _AWAY as error:
+            log.warning("could not ring: %s; the sweeper will", type(error).__name__)

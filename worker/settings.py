@@ -1,0 +1,22 @@
+"""A worker's settings: the deployment's, and a few that only workers have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from service.contract.settings import Settings
+
+
+class WorkerSettings(Settings):
+    """What an entry point of this package reads from the environment (``FRAMEPACK_*``).
+
+    Attributes:
+        drain_seconds: After SIGTERM, how long the task in work may go on before it is given back
+            unfinished. None lets it end, which takes as long as a section takes.
+        log_level: Of the worker's own log.
+    """
+
+    drain_seconds: Annotated[float, Field(ge=0)] | None = None
+    log_level: str = "INFO"

@@ -1,0 +1,84 @@
+"""sample(k): committed history in, one section's latents out, as a checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import closing
+
+import torch
+
+from framepack.generation.generate import sampling_settings
+from framepack.generation.history import History, sections_needed
+from framepack.generation.section import Step, sample_section
+from framepack.generation.seeds import noise_generator
+from framepack.types import Latents
+from service.contract.job import Artifact
+from worker.artifacts import new_key
+from worker.checkpoints import CONTENT_TYPE, SectionCheckpoint
+from worker.gpu import Pace
+from worker.tasks.attempt import Attempt
+
+
+def run(attempt: Attempt) -> Artifact:
+    """Sample the task's section and store its checkpoint."""
+    generator = _noise(attempt)
+    conditioning = attempt.conditioning()
+    steps = sample_section(
+        attempt.models.transformer,
+        conditioning,
+        attempt.section,
+        _history(attempt),
+        sampling_settings(attempt.plan),
+        generator,
+    )
+    checkpoint = SectionCheckpoint(_sampled(attempt, steps), generator.get_state())
+    artifacts = attempt.tools.artifacts
+    stored = artifacts.store(
+        new_key(attempt.task, "safetensors"), checkpoint.to_bytes(), CONTENT_TYPE, attempt.check
+    )
+    artifacts.remember(stored, checkpoint, checkpoint.num_bytes)
+    return stored
+
+
+def _noise(attempt: Attempt) -> torch.Generator:
+    """The job's noise generator as the section before left it."""
+    generator = noise_generator(attempt.plan.request.seed)
+    if attempt.section.index > 0:
+        generator.set_state(attempt.checkpoint(attempt.section.index - 1).generator)
+    return generator
+
+
+def _history(attempt: Attempt) -> History:
+    """The committed latents that the section sees something of."""
+    history = History(attempt.conditioning().start)
+    for earlier in sections_needed(attempt.section, attempt.plan.sections):
+        history.add(earlier.frames, attempt.checkpoint(earlier.index).latents)
+    return history
+
+
+def _sampled(attempt: Attempt, steps: Generator[Step, None, Latents]) -> Latents:
+    """Drive the sampler, reporting every step; leaves at a step when the work should end."""
+    pace = Pace(attempt.models.device)
+    seconds = attempt.tools.metrics.step_seconds.labels(attempt.models.preset.name)
+    total, reported, began = attempt.plan.steps, 0, time.perf_counter()
+    with closing(steps):
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as finished:
+                _report(attempt, range(reported, total))
+                latents: Latents = finished.value
+                return latents
+            done = pace.steps_done(step.index + 1)
+            _report(attempt, range(reported, done))
+            attempt.check()
+            now = time.perf_counter()
+            seconds.observe(now - began)
+            reported, began = done, now
+
+
+def _report(attempt: Attempt, steps: range) -> None:
+    for step in steps:
+        attempt.tools.reporter.step(attempt.lease, step + 1, attempt.plan.steps)
+        attempt.reach(f"step:{step + 1}")
