@@ -1,16 +1,19 @@
 """One projection per packing kernel (section 3.1 "independent patchifying parameters").
 
 The released checkpoints hold three, under the names `projection_name` gives. A kernel that a
-checkpoint has not is initialised by `interpolate_projection`: repeating the base weights and
-dividing by how often makes it equal to the base projection of average-pooled latents, a sane start
-for training.
+checkpoint has not is initialised by `interpolate_projection`: spreading each base weight over a
+block and dividing by the block's size makes it equal to the base projection of average-pooled
+latents, a sane start for training.
+
+No projection is larger than `LARGEST_PROJECTED`: a kernel beyond it, such as k16, averages the
+latents first and goes through the projection of what is left of it, as in the paper.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -20,6 +23,20 @@ from framepack.packing.schedule import BASE_KERNEL, Kernel
 from framepack.types import Latents, Tokens
 
 RELEASED_KERNELS = (Kernel(1, 2, 2), Kernel(2, 4, 4), Kernel(4, 8, 8))
+
+LARGEST_PROJECTED = Kernel(8, 16, 16)
+
+
+def pooled_first(kernel: Kernel) -> tuple[Kernel, Kernel]:
+    """Split a kernel into what is averaged first and what is projected: k16 into (2,2,2) and k8.
+
+    Raises:
+        ValueError: A side beyond `LARGEST_PROJECTED` is no multiple of it.
+    """
+    pool = [max(1, -(-k // most)) for k, most in zip(kernel, LARGEST_PROJECTED, strict=True)]
+    if any(k % p for k, p in zip(kernel, pool, strict=True)):
+        raise ValueError(f"kernel {kernel} cannot be averaged down to {LARGEST_PROJECTED}")
+    return Kernel(*pool), Kernel(*(k // p for k, p in zip(kernel, pool, strict=True)))
 
 
 def projection_name(kernel: Kernel) -> str:
@@ -31,11 +48,14 @@ def projection_name(kernel: Kernel) -> str:
 
 
 class ContextPatchify(nn.Module):
-    """History latents to tokens, one Conv3d per kernel, kernel = stride."""
+    """History latents to tokens, one Conv3d per kernel, kernel = stride.
+
+    Kernels beyond `LARGEST_PROJECTED` share the projection that they are averaged down to.
+    """
 
     def __init__(self, channels: int, width: int, kernels: Iterable[Kernel]) -> None:
         super().__init__()
-        self.kernels = tuple(kernels)
+        self.kernels = tuple(dict.fromkeys(pooled_first(kernel)[1] for kernel in kernels))
         for kernel in self.kernels:
             self.add_module(projection_name(kernel), nn.Conv3d(channels, width, kernel, kernel))
 
@@ -45,17 +65,26 @@ class ContextPatchify(nn.Module):
         Raises:
             KeyError: There is no projection for this kernel.
         """
-        if kernel not in self.kernels:
+        pool, projected = pooled_first(kernel)
+        if projected not in self.kernels:
             raise KeyError(f"no projection for kernel {kernel}")
-        projection = self.get_submodule(projection_name(kernel))
-        tokens: Tensor = projection(pad_to_multiple(latents, kernel))
+        padded = pad_to_multiple(latents, kernel)
+        if pool != (1, 1, 1):
+            padded = F.avg_pool3d(padded, pool)
+        tokens: Tensor = self.get_submodule(projection_name(projected))(padded)
         return rearrange(tokens, "b d t h w -> b (t h w) d")
 
 
 def interpolate_projection(
     base: Float[Tensor, "d c 1 2 2"], kernel: Kernel
 ) -> Float[Tensor, "d c t h w"]:
-    """Weights of a larger kernel from the base kernel's."""
-    repeats = [k // b for k, b in zip(kernel, BASE_KERNEL, strict=True)]
-    tiled = base.repeat(1, 1, *repeats)
-    return tiled / torch.tensor(repeats).prod().to(tiled)
+    """Weights of a larger kernel from the base kernel's, by nearest-neighbour interpolation.
+
+    Each base weight is spread over the block that the larger kernel sees in its place. The official
+    helper (unused at inference) lays copies of the base kernel side by side instead, which answers
+    alike on a constant field only.
+    """
+    spread = base
+    for axis, (size, base_size) in enumerate(zip(kernel, BASE_KERNEL, strict=True), start=2):
+        spread = spread.repeat_interleave(size // base_size, dim=axis)
+    return spread * (BASE_KERNEL.volume / kernel.volume)
