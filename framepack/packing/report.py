@@ -1,0 +1,202 @@
+"""What a schedule costs, as text, JSON, a table of all, and `framepack packing` (torch-free).
+
+*Full context* is the history the schedule's levels see, unpacked: the same latent frames at ``k1``.
+The table has another axis, the length of the history, where full context means all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from framepack.errors import InvalidRequest, MediaError
+from framepack.packing.accounting import full_context_tokens, tokens_at
+from framepack.packing.drawing import draw
+from framepack.packing.families import FAMILIES, FamilyOptions, named_schedule
+from framepack.packing.schedule import PackingSchedule, parse_schedule
+
+SPATIAL_COMPRESSION = 8
+"""Pixels per latent pixel, each way, in all supported base models."""
+
+LATENT_FRAMES_PER_SECOND = 30 / 4
+TABLE_SECONDS = (1, 10, 100, 1000)
+TABLE_SIZE = (832, 480)
+"""(width, height) in pixels: the paper's 480p, 1560 tokens a frame."""
+
+TABLE_SCHEDULES = {
+    "released, inverted": "f1k1_x_g9_f1k1f2k2f16k4_td",
+    "released, forward": "f1k1_x_td_f16k4f2k2f1k1_g9",
+    "paper, vanilla": "td_f16k4f4k2f1k1_g9",
+    "paper, with k8": "td_f8k8f4k4f2k2f1k1_g9",
+    "paper, endpoint": "td_f16k4f4k2f1k1_g9_x_f1k1",
+    "appended tail": "ta_f16k4f2k2f1k1_g9",
+    "compressed tail": "tc_f16k4f2k2f1k1_g9",
+}
+"""What the table shows besides the families."""
+
+TABLE_MARKS = ("<!-- packing table: begin -->", "<!-- packing table: end -->")
+
+
+@dataclass(frozen=True)
+class PackingReport:
+    """A schedule on a latent grid.
+
+    Attributes:
+        schedule: The schedule.
+        height: Of the latent grid; ``width`` likewise.
+    """
+
+    schedule: PackingSchedule
+    height: int
+    width: int
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of the packed history."""
+        return self.schedule.context_tokens(self.height, self.width)
+
+    @property
+    def target_tokens(self) -> int:
+        """Tokens of the generated frames."""
+        return self.schedule.target_tokens(self.height, self.width)
+
+    @property
+    def full_context_tokens(self) -> int:
+        """Tokens of the same history frames without packing."""
+        frames = sum(level.frames for level in self.schedule.levels)
+        return full_context_tokens(frames, self.height, self.width)
+
+    @property
+    def attention_ratio(self) -> float:
+        """Attention's work against full context; it grows with the square of all tokens."""
+        target = self.target_tokens
+        return ((self.context_tokens + target) / (self.full_context_tokens + target)) ** 2
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``--json`` prints; levels oldest first."""
+        return {
+            "schedule": str(self.schedule),
+            "levels": [
+                {
+                    "kernel": str(level.kernel),
+                    "frames": level.frames,
+                    "tokens": level.tokens(self.height, self.width),
+                }
+                for level in self.schedule.levels
+            ],
+            "context_tokens": self.context_tokens,
+            "target_tokens": self.target_tokens,
+            "full_context_tokens": self.full_context_tokens,
+        }
+
+    def to_text(self) -> str:
+        """What a terminal shows."""
+        lines = [str(self.schedule), f"{'kernel':>12} {'frames':>7} {'tokens':>8}"]
+        for level in self.schedule.levels:
+            tokens = level.tokens(self.height, self.width)
+            lines.append(f"{level.kernel!s:>12} {level.frames:>7} {tokens:>8}")
+        full, packed = self.full_context_tokens, self.context_tokens
+        frames = sum(level.frames for level in self.schedule.levels)
+        share = f", {packed / full:.1%} of full context" if full else ""
+        lines += [
+            f"{'context':>12} {frames:>7} {packed:>8}{share}",
+            f"{'generated':>12} {self.schedule.window:>7} {self.target_tokens:>8}",
+            f"{'full context':>12} {frames:>7} {full:>8}",
+            f"attention work against full context: {self.attention_ratio:.1%}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def latent_grid(size: str) -> tuple[int, int]:
+    """(height, width) of the latent grid of ``WIDTHxHEIGHT`` in pixels.
+
+    Raises:
+        InvalidRequest: Not two whole numbers, or no whole number of base tokens.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
+    step = 2 * SPATIAL_COMPRESSION
+    if match is None or any(int(side) % step for side in match.groups()):
+        raise InvalidRequest(
+            "size", f"write WIDTHxHEIGHT in pixels, multiples of {step}, as 608x640, not {size!r}"
+        )
+    width, height = map(int, match.groups())
+    return height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION
+
+
+def packing_table() -> str:
+    """Every schedule and family at 480p against the length of the history, as Markdown."""
+    width, height = (side // SPATIAL_COMPRESSION for side in TABLE_SIZE)
+    histories = [ceil(seconds * LATENT_FRAMES_PER_SECOND) for seconds in TABLE_SECONDS]
+    named = {label: parse_schedule(name) for label, name in TABLE_SCHEDULES.items()}
+    named |= {label: named_schedule(label) for label in FAMILIES}
+    head = ["schedule", "name", *(f"{seconds} s" for seconds in TABLE_SECONDS)]
+    rows = [head, ["---", "---", *["---:"] * len(histories)]]
+    full = [full_context_tokens(history, height, width) for history in histories]
+    rows.append(["full context", "every frame at k1", *map(str, full)])
+    for label, schedule in named.items():
+        tokens = [tokens_at(schedule, history, height, width) for history in histories]
+        rows.append([label, f"`{schedule}`", *map(str, tokens)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def write_table(path: Path) -> None:
+    """Replace the table between the two marks of a document.
+
+    Raises:
+        InvalidRequest: The document has no marks.
+    """
+    text = path.read_text(encoding="utf-8")
+    begin, end = TABLE_MARKS
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise InvalidRequest("write_table", f"{path} needs one line {begin} and one {end}")
+    before, rest = text.split(begin)
+    after = rest.split(end)[1]
+    path.write_text(f"{before}{begin}\n{packing_table()}{end}{after}", encoding="utf-8")
+
+
+def add_packing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a subcommand's parser its arguments and its ``command``."""
+    add = parser.add_argument
+    families = ", ".join(FAMILIES)
+    add("name", nargs="?", metavar="NAME", help=f"a schedule, or one of: {families}; none: a table")
+    add("--size", default="608x640", help="video size, WIDTHxHEIGHT in pixels (%(default)s)")
+    add("--ratio", type=int, default=2, help="a family's lambda, a power of two (%(default)s)")
+    add("--depth", type=int, default=5, help="a family's number of levels (%(default)s)")
+    add("--json", action="store_true", help="print JSON")
+    add("--svg", type=Path, metavar="FILE", help="draw the layout as well")
+    add("--write-table", type=Path, metavar="FILE.md", help="renew the table of a document instead")
+    parser.set_defaults(command=packing_command)
+
+
+def packing_command(options: argparse.Namespace) -> int:
+    """Run the command and return its exit status.
+
+    Raises:
+        InvalidRequest: A value cannot be served.
+        MediaError: A file could not be read or written.
+    """
+    try:
+        sys.stdout.write(_answer(options))
+    except OSError as error:
+        raise MediaError(f"{error.filename}: {error.strerror}") from error
+    return 0
+
+
+def _answer(options: argparse.Namespace) -> str:
+    if options.write_table is not None:
+        write_table(options.write_table)
+        return ""
+    if options.name is None:
+        return packing_table()
+    family = FamilyOptions(ratio=options.ratio, depth=options.depth)
+    report = PackingReport(named_schedule(options.name, family), *latent_grid(options.size))
+    if options.svg is not None:
+        drawing = draw(report.schedule, report.height, report.width)
+        options.svg.write_text(drawing, encoding="utf-8")
+    return json.dumps(report.to_json(), indent=2) + "\n" if options.json else report.to_text()
