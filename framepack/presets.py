@@ -12,7 +12,6 @@ it is not the released models'.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -173,7 +172,7 @@ class Models:
     def _root(self) -> Path | None:
         if self._weights is not None or self.preset.transformer is not None:
             return self._weights
-        return _built_folder()
+        return tiny_folder()
 
     def _from_hub(self, name: str) -> Path:
         if name == "transformer":
@@ -212,15 +211,22 @@ def load_preset(
         raise InvalidRequest("preset", f"there is no {name!r}; choose one of: {', '.join(PRESETS)}")
     if weights is not None and not Path(weights).is_dir():
         raise InvalidRequest("weights", f"{weights} is not a folder")
-    preset = PRESETS[name]
+    chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Models(PRESETS[name], None if weights is None else Path(weights), chosen)
+
+
+def _device(name: str | torch.device) -> torch.device:
     try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise InvalidRequest("device", f"{device!r} is no device: {error}") from None
-    if chosen.type not in preset.precision:
-        known = ", ".join(preset.precision)
-        raise InvalidRequest("device", f"{name} runs on {known}, not on {chosen.type}")
-    return Models(preset, None if weights is None else Path(weights), chosen)
+        device = torch.device(name)
+    except RuntimeError:
+        raise InvalidRequest("device", f"{name!r} is no device; use cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidRequest("device", f"presets run on cpu and cuda, not on {device.type}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InvalidRequest(
+            "device", f"there is no {device} here; {torch.cuda.device_count()} are"
+        )
+    return device
 
 
 def engine_fingerprint(
@@ -264,17 +270,23 @@ def _download(repository: str, subfolder: str) -> Path:
     return Path(snapshot, subfolder)
 
 
-def _built_folder() -> Path:
-    """The weights of ``tiny``: shipped ones, or random ones built once into the user's cache."""
+def tiny_folder(cache: Path | None = None) -> Path:
+    """The weights of ``tiny``: the shipped ones, or random ones, built once and kept.
+
+    Args:
+        cache: Where to keep them; default: the user's cache.
+    """
     shipped = Path(__file__).parent / "weights" / "tiny"
     if (shipped / SETTINGS).is_file():
         return shipped
-    folder = cached_assets_path("framepack", namespace="tiny") / "random-1"
+    cache = cache or cached_assets_path("framepack", namespace="tiny")
+    folder = cache / "random-1"
     if not folder.is_dir():
-        partial = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+        partial = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))
         try:
             build_folder(partial)
-            os.rename(partial, folder)
+            partial.chmod(0o755)
+            partial.rename(folder)
         except OSError:
             if not folder.is_dir():  # else another process was faster
                 raise

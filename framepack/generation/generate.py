@@ -2,13 +2,13 @@
 
 The loop is the service's, without the service: encode once, then sample and deliver section by
 section. Memory does not grow with the video: latents are forgotten once nothing will read them,
-and finished clips lie in a temporary folder until they are joined.
+and finished clips lie in a temporary folder beside the output until they are joined.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +108,7 @@ def generate(
     output: Path,
     delivery: str = "aligned",
     step_cache: StepCacheFactory | None = None,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Make a whole video, reporting each thing as it is done; close the iterator to cancel.
 
     The same request, picture, seed and engine fingerprint give the same bytes.
@@ -134,7 +134,7 @@ def generate(
     last_use = _last_use(plan, decoder)
     generator = noise_generator(plan.request.seed)
     clips: list[tuple[int, Path]] = []
-    with tempfile.TemporaryDirectory(prefix="framepack-") as folder:
+    with tempfile.TemporaryDirectory(prefix=".framepack-", dir=output.parent) as folder:
         for section in plan.sections:
             steps = sample_section(
                 engine.transformer, conditioning, section, history, settings, generator

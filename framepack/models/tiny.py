@@ -11,6 +11,7 @@ it becomes the unknown token, so any prompt is accepted.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ from transformers import (
 from framepack.models.checkpoints import without_progress_bars
 from framepack.models.hunyuan_video import HunyuanVideoConfig, PackedHunyuanVideo
 from framepack.models.loading import save_transformer
+
+_SEEDING = threading.Lock()
+"""Held while weights are drawn from torch's global generator, which all threads share."""
 
 _SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
 _PAD, _UNK, _BOS, _EOS = range(len(_SPECIAL))
@@ -127,7 +131,7 @@ def build_folder(path: Path, size: str = "tiny", seed: int = 0) -> None:
     """
     chosen = SIZES[size]
     path.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]), without_progress_bars():
+    with _SEEDING, torch.random.fork_rng(devices=[]), without_progress_bars():
         torch.manual_seed(seed)
         save_transformer(PackedHunyuanVideo(chosen.transformer), path / "transformer")
         _vae(chosen).save_pretrained(path / "vae")
