@@ -102,7 +102,7 @@ def _token_boxes(element: Element | int, height: int, width: int) -> Iterator[_B
 
 _TARGET = "#f2a541"
 _UNSEEN = "#e6e6e6"
-_DARK, _LIGHT = (37, 85, 140), (208, 226, 245)
+_DARK, _LIGHT = (84, 146, 208), (208, 226, 245)
 
 
 def _colour(level: Level) -> str:
