@@ -8,6 +8,7 @@ import pytest
 from redis import Redis
 
 from service.contract.connections import connect
+from tests.support.swift import Swift
 from tests.support.valkey import Valkey
 
 
@@ -30,3 +31,10 @@ def redis(redis_url: str) -> Iterator[Redis]:
     """A client of the emptied server."""
     with connect(redis_url) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
+    """A real S3-compatible store, for the whole session."""
+    with Swift(tmp_path_factory.mktemp("swift")) as server:
+        yield server

@@ -18,6 +18,7 @@ local P = 'framepack:'
 local CLASSES = { 'high', 'normal', 'low' }
 local LANES = { 'render', 'deliver' }
 local SCAN = 16            -- jobs and tenants looked at where the first does not fit
+local CREDIT = 4           -- sections a tenant may be owed
 local FIREHOSE = 10000     -- events kept for readers that follow many jobs
 local STEP_INTERVAL = 500  -- milliseconds between published steps of a job
 
@@ -73,15 +74,17 @@ local function is_active(lane, tenant)
   return false
 end
 
--- A tenant that comes back starts level with the least served one that waits: idleness earns nothing.
-local function catch_up(lane, tenant)
+-- A tenant that comes back starts almost level with the least served one that waits, so idleness
+-- earns next to nothing. Not quite level: whoever's only job is in work does not wait, and would
+-- lose what it is owed each time it comes back for the next section.
+local function catch_up(lane, tenant, cost)
   local floor
   for _, combo in ipairs(redis.call('SMEMBERS', key('pools', lane))) do
     local least = redis.call('ZRANGE', key('active', lane, combo), 0, 0, 'WITHSCORES')
     if least[2] and (not floor or tonumber(least[2]) < floor) then floor = tonumber(least[2]) end
   end
-  if floor and floor > virtual_time(lane, tenant) then
-    redis.call('HSET', key('served', lane), tenant, floor)
+  if floor and floor - CREDIT * cost > virtual_time(lane, tenant) then
+    redis.call('HSET', key('served', lane), tenant, floor - CREDIT * cost)
   end
 end
 
@@ -96,7 +99,7 @@ end
 local function put_ready(id, lane)
   local tenant, combo = get(id, 'tenant'), pool_of(id, lane) .. ':' .. get(id, 'priority')
   if get(id, lane .. '.ready') == combo then return end
-  if not is_active(lane, tenant) then catch_up(lane, tenant) end
+  if not is_active(lane, tenant) then catch_up(lane, tenant, num(id, 'cost')) end
   set(id, lane .. '.ready', combo)
   redis.call('SADD', key('pools', lane), combo)
   redis.call('ZADD', key('active', lane, combo), virtual_time(lane, tenant), tenant)
@@ -464,7 +467,12 @@ function transitions.position(a)
     for i = 1, #tenants, 2 do
       local count = redis.call('ZCARD', key('ready', 'render', other, tenants[i]))
       if class == own_class and tenants[i] ~= tenant then
-        local round = tonumber(tenants[i + 1]) <= own and place + 1 or place
+        local served = tonumber(tenants[i + 1])
+        local first = redis.call('ZRANGE', key('ready', 'render', other, tenants[i]), 0, 0,
+          'WITHSCORES')
+        local leads = served < own
+          or (served == own and tonumber(first[2]) < num(a.id, 'order'))
+        local round = leads and place + 1 or place
         before = before + math.min(count, round)
       elseif class == 'high' and own_class ~= 'high' or class == 'normal' and own_class == 'low' then
         before = before + count

@@ -1,0 +1,570 @@
+"""The record's transitions, against a real server."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+
+import pytest
+from redis import Redis
+
+from service.contract import eventlog, events
+from service.contract.errors import JobConflict, JobFinished, JobNotFound, LeaseLost, Problem
+from service.contract.job import Job, JobStatus, Lane, apply
+from service.contract.record import Record, RecordPolicy, Signal
+from tests.support.jobs import PRESET, Claimer, do_all, make_artifact, make_spec
+
+LEASE_MS = 200
+FAULT = Problem(code="fault", title="A fault", detail="For a test.", retryable=True)
+
+
+@pytest.fixture
+def record(redis: Redis) -> Record:
+    return Record(redis, RecordPolicy(lease_ms=60_000, backoff_ms=(0,)))
+
+
+@pytest.fixture
+def impatient(redis: Redis) -> Record:
+    """Leases end soon."""
+    return Record(redis, RecordPolicy(lease_ms=LEASE_MS, backoff_ms=(0,)))
+
+
+def wait_for_lapse() -> None:
+    time.sleep(LEASE_MS / 1000 + 0.05)
+
+
+def folded(record: Record, job_id: str) -> Job:
+    """The job's state from its events alone."""
+    job: Job | None = None
+    for event in eventlog.read(record.redis, job_id):
+        job = apply(job, event)
+    assert job is not None
+    return job
+
+
+def event_types(record: Record, job_id: str) -> list[str]:
+    return [event.type for event in eventlog.read(record.redis, job_id)]
+
+
+class TestWayOfAJob:
+    def test_tasks_come_in_order_and_end_in_a_video(self, record: Record) -> None:
+        spec = make_spec(sections=2)
+        assert record.submit(spec).ring == [(Lane.RENDER, PRESET)]
+        kinds = [(task.kind, task.section) for task in do_all(record)]
+        assert kinds == [
+            ("encode", None),
+            ("sample", 0),
+            ("decode", 0),
+            ("sample", 1),
+            ("decode", 1),
+            ("finish", None),
+        ]
+        job = record.get(spec.id)
+        assert job.status is JobStatus.COMPLETED
+        assert job.video is not None
+        assert [clip.section for clip in job.clips] == [0, 1]
+
+    def test_the_fold_of_the_events_is_the_record_after_every_step(self, record: Record) -> None:
+        spec = make_spec(sections=3)
+        record.submit(spec)
+        lanes = [Claimer(record, lane) for lane in Lane]
+        while not record.get(spec.id).status.terminal:
+            for worker in lanes:
+                worker.do_one()
+                assert folded(record, spec.id) == record.get(spec.id)
+
+    def test_events_are_numbered_without_gaps_and_end_once(self, record: Record) -> None:
+        spec = make_spec()
+        record.submit(spec)
+        do_all(record)
+        found = eventlog.read(record.redis, spec.id)
+        assert [event.sequence for event in found] == list(range(1, len(found) + 1))
+        ends = [event.type for event in found if event.type in events.TERMINAL]
+        assert ends == [events.COMPLETED]
+        assert found[-1].type == events.COMPLETED
+
+    def test_artifacts_of_earlier_tasks_come_with_a_claim(self, record: Record) -> None:
+        record.submit(make_spec())
+        render = Claimer(record)
+        first, second = render.do_one(), render.claim()
+        assert first is not None
+        assert second is not None
+        assert second.artifacts == {"render:0": make_artifact(first)}
+
+    def test_render_waits_for_deliver_when_it_is_too_far_ahead(self, redis: Redis) -> None:
+        record = Record(redis, RecordPolicy(render_ahead=2))
+        record.submit(make_spec(sections=9))
+        render, deliver = Claimer(record), Claimer(record, Lane.DELIVER)
+        done = [task.kind for task in iter(render.do_one, None)]
+        assert done == ["encode", "sample", "sample"]
+        assert deliver.do_one() is not None
+        assert render.do_one() is not None
+        assert render.do_one() is None
+
+    def test_nothing_is_claimed_twice(self, record: Record) -> None:
+        record.submit(make_spec())
+        assert Claimer(record).claim() is not None
+        assert Claimer(record).claim() is None
+
+
+class TestRepeatedCalls:
+    """A client whose answer got lost asks again."""
+
+    def test_submit(self, record: Record) -> None:
+        spec = make_spec()
+        assert record.submit(spec).created
+        again = record.submit(spec)
+        assert not again.created
+        assert again.ring == [(Lane.RENDER, PRESET)]
+        assert event_types(record, spec.id) == [events.QUEUED]
+
+    def test_claim_with_the_same_token(self, record: Record) -> None:
+        record.submit(make_spec())
+        record.submit(make_spec())
+        worker, token = Claimer(record).identity, uuid.uuid4().hex
+        first, second = record.claim(worker, token), record.claim(worker, token)
+        assert first is not None
+        assert first == second
+
+    def test_commit(self, record: Record) -> None:
+        spec = make_spec()
+        record.submit(spec)
+        task = Claimer(record).must_claim()
+        first = record.commit(task, make_artifact(task))
+        assert record.commit(task, make_artifact(task)) == first
+        sample = Claimer(record).must_claim()
+        record.commit(sample, make_artifact(sample))
+        record.commit(sample, make_artifact(sample))
+        assert event_types(record, spec.id).count(events.SECTION_SAMPLED) == 1
+
+    def test_release_and_fail(self, record: Record) -> None:
+        spec = make_spec()
+        record.submit(spec)
+        task = Claimer(record).must_claim()
+        record.fail(task, FAULT)
+        record.fail(task, FAULT)
+        record.release(task)
+        assert event_types(record, spec.id).count(events.RETRYING) == 1
+        assert Claimer(record).must_claim().crashes == 1
+
+    def test_the_end_of_a_job(self, record: Record) -> None:
+        spec = make_spec(sections=1)
+        record.submit(spec)
+        last = do_all(record)[-1]
+        assert last.kind == "finish"
+        assert record.commit(last, make_artifact(last)).accepted
+        assert event_types(record, spec.id).count(events.COMPLETED) == 1
+
+
+class TestFencing:
+    def test_an_old_holder_is_refused_everything(self, impatient: Record) -> None:
+        spec = make_spec()
+        impatient.submit(spec)
+        old = Claimer(impatient).must_claim()
+        wait_for_lapse()
+        new = Claimer(impatient).must_claim()
+        assert new.fence == old.fence + 1
+        for refused in (
+            lambda: impatient.renew(old),
+            lambda: impatient.report_step(old, 1, 2),
+            lambda: impatient.commit(old, make_artifact(old)),
+        ):
+            with pytest.raises(LeaseLost):
+                refused()
+        impatient.release(old)
+        impatient.fail(old, FAULT)
+        assert impatient.renew(new) is Signal.CONTINUE
+        assert impatient.commit(new, make_artifact(new)).accepted
+
+    def test_a_renewed_lease_does_not_lapse(self, impatient: Record) -> None:
+        impatient.submit(make_spec())
+        task = Claimer(impatient).must_claim()
+        for _ in range(4):
+            time.sleep(LEASE_MS / 2000)
+            assert impatient.renew(task) is Signal.CONTINUE
+            assert Claimer(impatient).claim() is None
+
+    def test_a_result_of_an_expired_but_unclaimed_lease_counts(self, impatient: Record) -> None:
+        impatient.submit(make_spec())
+        task = Claimer(impatient).must_claim()
+        wait_for_lapse()
+        assert impatient.commit(task, make_artifact(task)).accepted
+
+    def test_the_two_lanes_of_a_job_do_not_disturb_each_other(self, record: Record) -> None:
+        record.submit(make_spec())
+        render, deliver = Claimer(record), Claimer(record, Lane.DELIVER)
+        render.do_one()
+        render.do_one()
+        decoding, sampling = deliver.must_claim(), render.must_claim()
+        assert record.commit(sampling, make_artifact(sampling)).accepted
+        assert record.renew(decoding) is Signal.CONTINUE
+        assert record.commit(decoding, make_artifact(decoding)).accepted
+
+
+class TestCrashes:
+    def test_the_cap_ends_the_job_with_a_problem(self, impatient: Record) -> None:
+        spec = make_spec()
+        impatient.submit(spec)
+        for crashes in range(3):
+            assert Claimer(impatient).must_claim().crashes == crashes
+            wait_for_lapse()
+        assert Claimer(impatient).claim() is None
+        job = impatient.get(spec.id)
+        assert job.status is JobStatus.FAILED
+        assert job.error is not None
+        assert job.error.code == "worker_crashed"
+        assert folded(impatient, spec.id) == job
+
+    def test_a_commit_forgives_earlier_crashes(self, impatient: Record) -> None:
+        spec = make_spec(sections=4)
+        impatient.submit(spec)
+        for _ in range(4):
+            Claimer(impatient).must_claim()
+            wait_for_lapse()
+            assert Claimer(impatient).do_one() is not None
+        assert impatient.get(spec.id).status is JobStatus.RUNNING
+
+    def test_a_pause_follows_a_crash(self, redis: Redis) -> None:
+        record = Record(redis, RecordPolicy(lease_ms=50, backoff_ms=(0, 300), max_crashes=9))
+        record.submit(make_spec())
+        for _ in range(2):
+            Claimer(record).must_claim()
+            time.sleep(0.08)
+        assert Claimer(record).claim() is None
+        time.sleep(0.35)
+        assert Claimer(record).claim() is not None
+
+    def test_a_drain_counts_nothing(self, record: Record) -> None:
+        record.submit(make_spec())
+        for _ in range(5):
+            task = Claimer(record).must_claim()
+            assert task.crashes == 0
+            assert record.release(task) == [(Lane.RENDER, PRESET)]
+
+    def test_a_fault_that_cannot_heal_ends_the_job(self, record: Record) -> None:
+        spec = make_spec()
+        record.submit(spec)
+        fatal = FAULT.model_copy(update={"retryable": False})
+        record.fail(Claimer(record).must_claim(), fatal)
+        assert record.get(spec.id).error == fatal
+
+    def test_the_other_lane_hears_that_the_job_ended(self, record: Record) -> None:
+        record.submit(make_spec())
+        render, deliver = Claimer(record), Claimer(record, Lane.DELIVER)
+        render.do_one()
+        render.do_one()
+        decoding, sampling = deliver.must_claim(), render.must_claim()
+        record.fail(sampling, FAULT.model_copy(update={"retryable": False}))
+        with pytest.raises(LeaseLost):
+            record.renew(decoding)
+
+
+class TestControl:
+    def test_cancelling_a_waiting_job_ends_it(self, record: Record) -> None:
+        spec = make_spec()
+        record.submit(spec)
+        assert record.cancel(spec.id) is JobStatus.CANCELLED
+        assert Claimer(record).claim() is None
+        assert event_types(record, spec.id)[-2:] == [events.CANCELLING, events.CANCELLED]
+
+    def test_cancelling_a_running_job_waits_for_its_workers(self, record: Record) -> None:
+        spec = make_spec()
+        record.submit(spec)
+        task = Claimer(record).must_claim()
+        assert record.cancel(spec.id) is JobStatus.CANCELLING
+        assert record.cancel(spec.id) is JobStatus.CANCELLING
+        assert record.report_step(task, 1, 4) is Signal.CANCEL
+        assert record.renew(task) is Signal.CANCEL
+        record.release(task)
+        assert record.get(spec.id).status is JobStatus.CANCELLED
+
+    @pytest.mark.parametrize("ending", ["commit", "lapse", "fail"])
+    def test_a_cancelled_job_ends_however_its_worker_does(
+        self, impatient: Record, ending: str
+    ) -> None:
+        spec = make_spec(sections=1)
+        impatient.submit(spec)
+        task = Claimer(impatient).must_claim()
+        impatient.cancel(spec.id)
+        if ending == "commit":
+            assert not impatient.commit(task, make_artifact(task)).accepted
+        elif ending == "fail":
+            impatient.fail(task, FAULT)
+        else:
+            wait_for_lapse()
+            impatient.sweep()
+        job = impatient.get(spec.id)
+        assert job.status is JobStatus.CANCELLED
+        assert folded(impatient, spec.id) == job
+
+    def test_both_lanes_must_let_go(self, record: Record) -> None:
+        spec = make_spec()
+        record.submit(spec)
+        render, deliver = Claimer(record), Claimer(record, Lane.DELIVER)
+        render.do_one()
+        render.do_one()
+        decoding, sampling = deliver.must_claim(), render.must_claim()
+        record.cancel(spec.id)
+        record.release(decoding)
+        assert record.get(spec.id).status is JobStatus.CANCELLING
+        record.release(sampling)
+        assert record.get(spec.id).status is JobStatus.CANCELLED
+
+    def test_a_pause_hands_out_nothing_and_loses_nothing(self, record: Record) -> None:
+        spec = make_spec()
+        record.submit(spec)
+        task = Claimer(record).must_claim()
+        assert record.pause(spec.id) is JobStatus.PAUSED
+        assert record.renew(task) is Signal.PAUSE
+        assert record.commit(task, make_artifact(task)).accepted
+        assert Claimer(record).claim() is None
+        assert record.resume(spec.id) == (JobStatus.RUNNING, [(Lane.RENDER, PRESET)])
+        do_all(record)
+        assert record.get(spec.id).status is JobStatus.COMPLETED
+        assert folded(record, spec.id) == record.get(spec.id)
+
+    def test_a_job_paused_before_its_start_is_queued_again(self, record: Record) -> None:
+        spec = make_spec()
+        record.submit(spec)
+        record.pause(spec.id)
+        assert record.resume(spec.id)[0] is JobStatus.QUEUED
+
+    def test_what_has_ended_cannot_be_changed(self, record: Record) -> None:
+        spec = make_spec(sections=1)
+        record.submit(spec)
+        do_all(record)
+        calls: tuple[Callable[[str], object], ...] = (record.cancel, record.pause, record.resume)
+        for call in calls:
+            with pytest.raises(JobFinished, match="completed"):
+                call(spec.id)
+
+    def test_what_is_being_cancelled_cannot_be_paused(self, record: Record) -> None:
+        spec = make_spec()
+        record.submit(spec)
+        Claimer(record).must_claim()
+        record.cancel(spec.id)
+        with pytest.raises(JobConflict):
+            record.pause(spec.id)
+
+    def test_what_is_not_there_is_not_found(self, record: Record) -> None:
+        calls: tuple[Callable[[str], object], ...] = (
+            record.get,
+            record.spec,
+            record.progress,
+            record.cancel,
+            record.pause,
+            record.resume,
+        )
+        for call in calls:
+            with pytest.raises(JobNotFound):
+                call("0" * 32)
+
+
+class TestSharing:
+    def shares(self, record: Record, few: str, many: str) -> float:
+        """Share of the sections that a tenant with one job gets while it has work."""
+        for _ in range(20):
+            record.submit(make_spec(many, sections=5))
+        alone = make_spec(few, sections=12)
+        record.submit(alone)
+        render, deliver = Claimer(record), Claimer(record, Lane.DELIVER)
+        sampled: list[str] = []
+        while record.get(alone.id).sections_sampled < alone.num_sections:
+            task = render.do_one()
+            if task is not None and task.kind == "sample":
+                sampled.append(task.spec.tenant)
+            deliver.do_one()
+        return sampled.count(few) / len(sampled)
+
+    @pytest.mark.parametrize(("few", "many"), [("a", "b"), ("b", "a")])
+    def test_one_job_beside_twenty_of_another_tenant(
+        self, record: Record, few: str, many: str
+    ) -> None:
+        assert self.shares(record, few, many) >= 0.45
+
+    def test_within_a_tenant_first_come_first_served(self, record: Record) -> None:
+        specs = [make_spec(sections=2) for _ in range(3)]
+        for spec in specs:
+            record.submit(spec)
+        ended = [task.job_id for task in do_all(record) if task.kind == "finish"]
+        assert ended == [spec.id for spec in specs]
+
+    def test_work_is_counted_by_its_cost(self, record: Record) -> None:
+        cheap = make_spec("cheap", sections=30, section_cost=1.0)
+        dear = make_spec("dear", sections=30, section_cost=3.0)
+        for spec in (cheap, dear):
+            record.submit(spec)
+        render, deliver = Claimer(record), Claimer(record, Lane.DELIVER)
+        for _ in range(34):
+            render.do_one()
+            deliver.do_one()
+        ratio = record.get(cheap.id).sections_sampled / record.get(dear.id).sections_sampled
+        assert 2.5 < ratio < 3.5
+
+    def test_idleness_earns_next_to_nothing(self, record: Record) -> None:
+        busy = make_spec("busy", sections=60)
+        record.submit(busy)
+        render, deliver = Claimer(record), Claimer(record, Lane.DELIVER)
+        for _ in range(30):
+            render.do_one()
+            deliver.do_one()
+        late = make_spec("late", sections=60)
+        record.submit(late)
+        before = record.get(busy.id).sections_sampled
+        for _ in range(20):
+            render.do_one()
+            deliver.do_one()
+        assert record.get(busy.id).sections_sampled - before >= 7
+
+    def test_a_higher_class_goes_first(self, record: Record) -> None:
+        for priority in ("low", "normal", "high"):
+            record.submit(make_spec(priority, sections=1, priority=priority))
+        ended = [task.spec.priority for task in do_all(record) if task.kind == "finish"]
+        assert ended == ["high", "normal", "low"]
+
+    def test_queue_positions_tell_who_is_next(self, record: Record) -> None:
+        specs = [make_spec(tenant) for tenant in ("a", "a", "b", "a")]
+        for spec in specs:
+            record.submit(spec)
+        positions = [record.queue_position(spec.id) for spec in specs]
+        assert positions == [1, 3, 2, 4]
+        assert Claimer(record).must_claim().job_id == specs[0].id
+        assert record.queue_position(specs[0].id) is None
+
+
+class TestWhoCanServe:
+    def test_only_presets_of_the_worker_are_handed_out(self, record: Record) -> None:
+        record.submit(make_spec())
+        assert Claimer(record, presets=("framepack-i2v",)).claim() is None
+        assert Claimer(record, presets=("framepack-i2v", PRESET)).claim() is not None
+
+    def test_a_begun_lane_stays_with_its_engine(self, record: Record) -> None:
+        record.submit(make_spec())
+        assert Claimer(record, fingerprint="engine-a").do_one() is not None
+        assert Claimer(record, fingerprint="engine-b").claim() is None
+        assert Claimer(record, fingerprint="engine-a").claim() is not None
+
+    def test_a_lane_that_made_nothing_yet_may_change_its_engine(self, record: Record) -> None:
+        record.submit(make_spec())
+        record.release(Claimer(record, fingerprint="engine-a").must_claim())
+        assert Claimer(record, fingerprint="engine-b").claim() is not None
+
+    def test_lanes_are_pinned_apart(self, record: Record) -> None:
+        record.submit(make_spec())
+        render = Claimer(record, fingerprint="engine-a")
+        render.do_one()
+        render.do_one()
+        assert Claimer(record, Lane.DELIVER, fingerprint="engine-b").claim() is not None
+
+
+class TestDamage:
+    def test_a_record_of_a_later_version_waits_for_a_worker_that_knows_it(
+        self, record: Record
+    ) -> None:
+        newer, known = make_spec(schema_version=2), make_spec()
+        record.submit(newer)
+        record.submit(known)
+        task = Claimer(record).claim()
+        assert task is not None
+        assert task.job_id == known.id
+        assert Claimer(record).claim() is None
+
+    def test_a_spec_that_cannot_be_read_fails_its_job_and_no_other(
+        self, record: Record, redis: Redis
+    ) -> None:
+        broken, fine = make_spec(), make_spec()
+        record.submit(broken)
+        record.submit(fine)
+        redis.hset(f"framepack:job:{broken.id}", "spec", "{not json")
+        task = Claimer(record).claim()
+        assert task is not None
+        assert task.job_id == fine.id
+        error = record.get(broken.id).error
+        assert error is not None
+        assert error.code == "invalid_record"
+
+    def test_a_spec_with_unknown_fields_can_be_read(self, record: Record, redis: Redis) -> None:
+        spec = make_spec()
+        record.submit(spec)
+        stored = json.loads(spec.model_dump_json()) | {"of_a_later_version": 1}
+        redis.hset(f"framepack:job:{spec.id}", "spec", json.dumps(stored))
+        assert Claimer(record).must_claim().spec == spec
+
+    def test_a_record_that_is_gone_blocks_nobody(self, record: Record, redis: Redis) -> None:
+        gone, fine = make_spec(), make_spec()
+        record.submit(gone)
+        record.submit(fine)
+        redis.delete(f"framepack:job:{gone.id}")
+        assert Claimer(record).must_claim().job_id == fine.id
+
+    def test_scripts_survive_a_server_that_forgot_them(self, record: Record, redis: Redis) -> None:
+        record.submit(make_spec())
+        redis.script_flush()
+        assert Claimer(record).claim() is not None
+
+
+class TestSweeping:
+    def test_finds_lapsed_leases_and_work_nobody_was_told_of(self, impatient: Record) -> None:
+        spec = make_spec()
+        impatient.submit(spec)
+        Claimer(impatient).must_claim()
+        assert impatient.sweep().lapsed == []
+        wait_for_lapse()
+        swept = impatient.sweep()
+        assert swept.lapsed == [(spec.id, Lane.RENDER)]
+        assert swept.ring == [(Lane.RENDER, PRESET)]
+
+    def test_is_quiet_when_there_is_nothing(self, record: Record) -> None:
+        swept = record.sweep()
+        assert (swept.lapsed, swept.ring) == ([], [])
+
+    def test_ended_jobs_leave_nothing_behind_but_themselves(
+        self, record: Record, redis: Redis
+    ) -> None:
+        spec = make_spec(sections=1)
+        record.submit(spec)
+        do_all(record)
+        keys = {key for key in redis.scan_iter() if ":claim:" not in key}
+        assert keys == {
+            f"framepack:job:{spec.id}",
+            f"framepack:job:{spec.id}:events",
+            "framepack:events",
+            "framepack:submitted",
+            "framepack:served:render",
+            "framepack:served:deliver",
+        }
+        week = 7 * 24 * 3600
+        assert week - 60 < redis.ttl(f"framepack:job:{spec.id}") <= week
+
+
+class TestSteps:
+    def test_the_latest_step_is_part_of_the_progress(self, record: Record) -> None:
+        spec = make_spec()
+        record.submit(spec)
+        render = Claimer(record)
+        render.do_one()
+        task = render.must_claim()
+        record.report_step(task, 3, 16)
+        progress = record.progress(spec.id)
+        assert (progress.section, progress.step, progress.total_steps) == (0, 3, 16)
+        record.commit(task, make_artifact(task))
+        assert record.progress(spec.id).step is None
+
+    def test_steps_are_published_at_most_twice_a_second(self, record: Record) -> None:
+        record.submit(make_spec())
+        render = Claimer(record)
+        render.do_one()
+        task = render.must_claim()
+        with record.redis.pubsub(ignore_subscribe_messages=True) as channel:
+            channel.subscribe(eventlog.STEPS)
+            channel.get_message(timeout=1)
+            for step in range(1, 17):
+                record.report_step(task, step, 16)
+            seen = []
+            while (message := channel.get_message(timeout=0.2)) is not None:
+                seen.append(json.loads(message["data"])["step"])
+        assert seen[0] == 1
+        assert seen[-1] == 16
+        assert len(seen) <= 3
