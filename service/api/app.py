@@ -42,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Long videos from a picture and a prompt, as jobs that survive crashes.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=_lifespan,
     )
     app.state.services = parts
@@ -87,7 +88,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
     async with AsyncExitStack() as stack:
         stack.callback(parts.redis.close)
         stack.callback(parts.bells.close)
-        stack.callback(parts.decoders.close)
+        stack.enter_context(parts.decoders)
         await stack.enter_async_context(parts.hub)
         sweeper = Sweeper(parts.record, parts.bells, parts.metrics)
         await stack.enter_async_context(sweeper.running())

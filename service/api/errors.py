@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -89,7 +89,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     for status in statuses:
         kinds = {code: kind for code, kind in PROBLEMS.items() if kind.status == status}
         examples = {
-            code: {"value": {"type": f"/problems/{code}", "code": code, **asdict(kind)}}
+            code: {"value": problem_view(ApiProblem(code, f"{kind.title}."), None).model_dump()}
             for code, kind in kinds.items()
         }
         answers[status] = {

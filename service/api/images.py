@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +47,36 @@ class DecodedImage:
 
 
 class ImageDecoders:
-    """Decodes pictures, at most `limit` at a time, each in a limited process of its own."""
+    """Decodes pictures, at most `limit` at a time, each in a limited process of its own.
+
+    As a context manager it keeps children waiting; without, each picture starts its own.
+    """
 
     def __init__(self, limit: int = 2, seconds: float = SECONDS_TO_DECODE) -> None:
         self._seconds = seconds
+        self._limit = limit
         self._free = threading.BoundedSemaphore(limit)
         self._lock = threading.Lock()
         self._spares: deque[subprocess.Popen[bytes]] = deque()
-        self._closed = False
-        for _ in range(limit):
-            self._spares.append(_start())
+        self._keep = False
+
+    def __enter__(self) -> ImageDecoders:
+        self._keep = True
+        self._spares.extend(_start() for _ in range(self._limit))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._keep = False
+            spares = list(self._spares)
+            self._spares.clear()
+        for child in spares:
+            _end(child)
 
     def decode(self, body: bytes) -> DecodedImage:
         """Decode one picture. Blocks, so call it in a thread.
@@ -71,20 +92,11 @@ class ImageDecoders:
         finally:
             self._free.release()
 
-    def close(self) -> None:
-        """End the waiting children."""
-        with self._lock:
-            self._closed = True
-            spares = list(self._spares)
-            self._spares.clear()
-        for child in spares:
-            _end(child)
-
     def _take(self) -> subprocess.Popen[bytes]:
         """A child that is alive, and a new one started in its place."""
         with self._lock:
             child = self._spares.popleft() if self._spares else _start()
-            if not self._closed:
+            if self._keep:
                 self._spares.append(_start())
         if child.poll() is None:
             return child

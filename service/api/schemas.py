@@ -80,7 +80,7 @@ STREAM_EXAMPLE = (
 
 
 def complete_document(app: FastAPI) -> None:
-    """Add to the document the models that no route returns as its own."""
+    """Add the models that no route returns as its own, and drop answers that are never given."""
     derive = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -90,7 +90,20 @@ def complete_document(app: FastAPI) -> None:
             ref_template="#/components/schemas/{model}",
         )
         document["components"]["schemas"].update(schemas["$defs"])
+        _drop_foreign_errors(document)
         return document
 
     # FastAPI's documented way to extend the document.
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _drop_foreign_errors(document: dict[str, Any]) -> None:
+    """FastAPI promises a 422 of its own wherever there is a parameter; ours never give it."""
+    schemas = document["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            content = operation["responses"].get("422", {}).get("content", {})
+            if "application/json" in content:
+                del operation["responses"]["422"]

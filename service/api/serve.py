@@ -6,11 +6,16 @@ import contextlib
 import logging
 import sys
 
+import redis.exceptions
 import uvicorn
 
 from service.api.app import create_app
+from service.api.deps import Services
 from service.api.durability import UnsafeRedis
+from service.contract.errors import StorageError
 from service.contract.settings import Settings
+
+log = logging.getLogger(__name__)
 
 SECONDS_TO_FINISH = 5
 SECONDS_TO_KEEP_ALIVE = 30
@@ -25,8 +30,9 @@ def serve(host: str, port: int) -> int:
     )
     try:
         app = create_app(Settings())
-    except UnsafeRedis as error:
-        logging.getLogger(__name__).error("%s", error)
+        _check(app.state.services)
+    except (UnsafeRedis, StorageError) as error:
+        log.error("cannot start: %s", error)
         return 1
     server = uvicorn.Server(
         uvicorn.Config(
@@ -44,3 +50,18 @@ def serve(host: str, port: int) -> int:
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     return 0 if server.started else 1
+
+
+def _check(parts: Services) -> None:
+    """Find out now what would make every request fail.
+
+    Raises:
+        UnsafeRedis: The server may lose accepted jobs.
+        StorageError: The storage cannot sign links.
+    """
+    parts.storage.signed_url("probe", expires_in=1, content_type="video/mp4", filename="probe")
+    try:
+        parts.durability.require()
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        # It may come later; until then the gateway says that it is not ready.
+        log.warning("Redis cannot be reached yet: %s", error)

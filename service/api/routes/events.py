@@ -7,6 +7,7 @@ job's end the stream ends, and asking again is answered 204, which tells a brows
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -32,6 +33,7 @@ router = APIRouter(tags=["jobs"])
 
 HEARTBEAT_SECONDS = 15
 SECONDS_TO_SEND = 20
+SECONDS_BETWEEN_TRIES = 1.0
 RECONNECT_MILLISECONDS = 2000
 _EVENT_ID = re.compile(r"\d{1,15}")
 
@@ -94,13 +96,25 @@ async def _events(
             if view.status.terminal:
                 return
             after = view.last_sequence
+        async for event in _through_outages(parts, spec.id, after):
+            yield await _message(parts, spec, event)
+
+
+async def _through_outages(
+    parts: Services, job_id: str, after: int
+) -> AsyncIterator[Event | StepEvent]:
+    """A job's events; while Redis is away the clients wait here instead of all coming back."""
+    while True:
         try:
-            async with parts.hub.follow(spec.id, after) as events:
+            async with parts.hub.follow(job_id, after) as events:
                 async for event in events:
-                    yield await _message(parts, spec, event)
+                    yield event
+                    if isinstance(event, Event):
+                        after = event.sequence
+            return
         except RedisError as error:
-            # The client comes back with the last id it has.
-            log.warning("ended an event stream: %s", type(error).__name__)
+            log.warning("an event stream waits for Redis: %s", type(error).__name__)
+            await asyncio.sleep(SECONDS_BETWEEN_TRIES)
 
 
 def _snapshot(view: JobView) -> ServerSentEvent:

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from service.contract.connections import connect
 from service.contract.record import Record
 from service.contract.settings import Settings
 from tests.support.lanes import HandWorker
+from tests.support.valkey import Valkey
 
 
 class RunningGateway:
@@ -76,10 +77,25 @@ def running_gateway(redis_url: str, folder: Path, **changes: Any) -> Iterator[Ru
         gateway.stop()
 
 
-@pytest.fixture
-def gateway(redis_url: str, tmp_path: Path) -> Iterator[RunningGateway]:
-    with running_gateway(redis_url, tmp_path / "storage") as running:
+@pytest.fixture(scope="session")
+def shared_gateway(
+    valkey: Valkey, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningGateway]:
+    with running_gateway(valkey.url, tmp_path_factory.mktemp("storage")) as running:
         yield running
+
+
+@pytest.fixture
+def gateway(shared_gateway: RunningGateway, redis_url: str) -> RunningGateway:
+    """The gateway of the session, on a server emptied for this test."""
+    assert shared_gateway.settings.redis_url == redis_url
+    return shared_gateway
+
+
+@pytest.fixture
+def open_gateway() -> Callable[..., AbstractContextManager[RunningGateway]]:
+    """Starts another gateway: (redis_url, storage folder, **settings)."""
+    return running_gateway
 
 
 @pytest.fixture

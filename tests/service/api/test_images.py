@@ -20,9 +20,8 @@ from service.api.images import DecodedImage, ImageDecoders, ImageRefused
 
 @pytest.fixture(scope="module")
 def decoders() -> Iterator[ImageDecoders]:
-    decoders = ImageDecoders(limit=2)
-    yield decoders
-    decoders.close()
+    with ImageDecoders(limit=2) as decoders:
+        yield decoders
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -143,21 +142,15 @@ def test_transparency_and_palettes_become_rgb() -> None:
 
 def test_a_picture_that_takes_too_long_is_given_up() -> None:
     decoders = ImageDecoders(limit=1, seconds=0.0)
-    try:
-        assert "too long" in refusal(decoders, encoded(halves(), "PNG"))
-    finally:
-        decoders.close()
+    assert "too long" in refusal(decoders, encoded(halves(), "PNG"))
 
 
 def test_a_child_that_died_while_waiting_is_replaced() -> None:
-    decoders = ImageDecoders(limit=1)
-    try:
+    with ImageDecoders(limit=1) as decoders:
         (spare,) = decoders._spares
         os.kill(spare.pid, signal.SIGKILL)
         spare.wait()
         assert decoders.decode(encoded(halves(), "PNG")).size == (64, 96)
-    finally:
-        decoders.close()
 
 
 def test_more_pictures_than_decoders_all_get_through(decoders: ImageDecoders) -> None:

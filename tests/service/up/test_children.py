@@ -12,6 +12,7 @@ import pytest
 
 from service.up import children as module
 from service.up.children import Child, ChildSpec, stop_all, wait_until
+from tests.support.processes import alive, wait_for
 
 
 @pytest.fixture
@@ -26,21 +27,6 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Child]]:
 
     yield build
     stop_all(made)
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 def test_output_goes_to_the_log_and_input_comes_from_the_spec(make: Callable[..., Child]) -> None:

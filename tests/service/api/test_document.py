@@ -1,0 +1,90 @@
+"""The OpenAPI document: complete, its examples true, its statuses the ones that are answered."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from service.api.errors import PROBLEMS
+from service.api.schemas import JOB_EXAMPLE
+from service.contract.views import JobView, ProblemView
+
+
+@pytest.fixture
+def document(http: httpx.Client) -> dict[str, Any]:
+    answer = http.get("/openapi.json")
+    assert answer.status_code == 200
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        f"{method.upper()} {path}": operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def test_every_endpoint_is_described(document: dict[str, Any]) -> None:
+    assert set(operations(document)) == {
+        "POST /jobs",
+        "GET /jobs/{job_id}",
+        "GET /jobs/{job_id}/events",
+        "POST /jobs/{job_id}/cancel",
+        "GET /jobs/{job_id}/video",
+        "GET /files/{key}",
+        "GET /healthz",
+        "GET /readyz",
+        "GET /metrics",
+        "GET /problems/{code}",
+    }
+    for operation in operations(document).values():
+        assert operation["summary"]
+        assert operation["description"]
+
+
+def test_every_error_is_a_problem(document: dict[str, Any]) -> None:
+    for name, operation in operations(document).items():
+        for status, answer in operation["responses"].items():
+            if int(status) >= 400 and not name.endswith("/readyz"):
+                (media_type,) = answer["content"]
+                assert media_type == "application/problem+json", (name, status)
+                reference = answer["content"][media_type]["schema"]["$ref"]
+                assert reference == "#/components/schemas/ProblemView"
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    def references(node: Any) -> list[str]:
+        if isinstance(node, list):
+            return [found for item in node for found in references(item)]
+        if isinstance(node, dict):
+            own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+            return own + [found for item in node.values() for found in references(item)]
+        return []
+
+    known = document["components"]["schemas"]
+    assert {name.rpartition("/")[2] for name in references(document)} <= set(known)
+    assert "EventView" in known
+
+
+def test_the_examples_are_true(document: dict[str, Any]) -> None:
+    shown = JobView.model_validate(JOB_EXAMPLE).model_dump(mode="json")
+    assert set(JOB_EXAMPLE) == set(shown)
+    for operation in operations(document).values():
+        for answer in operation["responses"].values():
+            examples = answer.get("content", {}).get("application/problem+json", {})
+            for code, example in examples.get("examples", {}).items():
+                view = ProblemView.model_validate(example["value"])
+                assert view.code == code
+                assert PROBLEMS[code].status == view.status
+
+
+def test_both_bodies_of_a_submission_are_described(document: dict[str, Any]) -> None:
+    content = document["paths"]["/jobs"]["post"]["requestBody"]["content"]
+    form = content["multipart/form-data"]["schema"]["properties"]
+    body = content["application/json"]["schema"]
+    assert form["image"]["format"] == "binary"
+    assert set(form) - {"request"} == set(body["properties"])
+    assert set(body["required"]) == {"prompt", "image"}
