@@ -100,6 +100,16 @@ def sample_section(
     return estimate.to("cpu", torch.float32)
 
 
+def finish_section(steps: Generator[Step, None, Latents]) -> Latents:
+    """Sample to the end without looking at the steps; the section's latents."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            latents: Latents = finished.value
+            return latents
+
+
 def _denoiser(
     model: PackedModel[P],
     conditioning: Conditioning,

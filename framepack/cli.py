@@ -1,0 +1,150 @@
+"""The ``framepack`` command: make a video, or verify the arithmetic against golden loops.
+
+Exit status: 0 done, 1 failed (a file that cannot be read or written, weights that do not fit, a
+verification out of tolerance), 2 a value that cannot be served, 130 interrupted. What goes wrong is
+said in one sentence on standard error. Slow imports wait until a command needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from framepack.errors import FramepackError, InvalidRequest, ScheduleSyntaxError
+from framepack.generation.orders import ORDERS
+from framepack.generation.plan import GENERATION_CONFIGS, GenerationRequest, Plan, plan_generation
+from framepack.packing.report import add_packing_arguments
+
+if TYPE_CHECKING:
+    from framepack.generation.generate import Finished, Progress
+
+TEACACHE_THRESHOLD = 0.15
+"""The official demo's."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except InvalidRequest as error:
+        shown = error.pointer() + "\n" if isinstance(error, ScheduleSyntaxError) else ""
+        sys.stderr.write(f"{shown}framepack: {error}\n")
+        return 2
+    except FramepackError as error:
+        sys.stderr.write(f"framepack: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("framepack: interrupted\n")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="framepack", description="Long videos from a picture.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_generate(commands.add_parser("generate", help="make a video from a picture and a prompt"))
+    _add_verify(commands.add_parser("verify", help="compare section loops with golden numbers"))
+    add_packing_arguments(commands.add_parser("packing", help="what a packing schedule costs"))
+    return parser
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("image", type=Path, metavar="IMAGE", help="start picture (PNG, JPEG or WebP)")
+    add("prompt", metavar="PROMPT")
+    add("-o", "--output", type=Path, required=True, metavar="OUT.mp4")
+    add("--preset", default="tiny", help=f"one of: {', '.join(GENERATION_CONFIGS)} (%(default)s)")
+    add("--weights", type=Path, metavar="FOLDER", help="local weights instead of the hub's")
+    add("--device", help="cpu, cuda, cuda:1 ... (a GPU if there is one)")
+    add("--seconds", type=float, default=5.0, help="length; sections are whole (%(default)s)")
+    add("--steps", type=int, help="denoising steps a section (the preset's)")
+    add("--seed", type=int, default=31337, help="of all noise (%(default)s)")
+    add("--order", help=f"of sections, one of: {', '.join(ORDERS)} (the preset's)")
+    add("--schedule", help="packing schedule, e.g. f1k1_x_g9_f1k1f2k2f16k4_td (the order's)")
+    add("--guidance-scale", type=float, help="distilled guidance (the preset's)")
+    add("--cfg-scale", type=float, default=1.0, help="real guidance; 1 is off (%(default)s)")
+    add("--negative-prompt", default="", help="has an effect with --cfg-scale only")
+    add("--delivery", default="aligned", help="aligned or official (%(default)s)")
+    add(
+        "--teacache",
+        type=float,
+        nargs="?",
+        const=TEACACHE_THRESHOLD,
+        metavar="THRESHOLD",
+        help=f"skip steps that change little; lossy ({TEACACHE_THRESHOLD} if no number is given)",
+    )
+    parser.set_defaults(command=_generate)
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("cases", type=Path, metavar="CASES.json")
+    add("--json", action="store_true", help="print the result as JSON")
+    add("--tolerance", type=float, default=1e-4, help="largest error allowed (%(default)s)")
+    parser.set_defaults(command=_verify)
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from framepack.media.images import open_image
+
+    image = open_image(options.image)
+    plan = plan_generation(_request(options), (image.shape[0], image.shape[1]))
+    if not options.output.parent.is_dir():
+        raise InvalidRequest("output", f"there is no folder {options.output.parent}")
+
+    from framepack.generation.generate import generate
+    from framepack.generation.stepcache import TeaCacheSettings
+    from framepack.presets import load_preset
+
+    models = load_preset(plan.request.preset, options.weights, options.device)
+    step_cache = None if options.teacache is None else TeaCacheSettings(options.teacache)
+    events = generate(models, plan, image, options.output, options.delivery, step_cache)
+    finished = _with_progress_bar(events, plan)
+    sys.stdout.write(
+        f"{finished.path}: {finished.num_frames} frames, {len(plan.sections)} sections, "
+        f"{finished.num_frames / plan.config.fps:.2f} s\n"
+    )
+    return 0
+
+
+def _request(options: argparse.Namespace) -> GenerationRequest:
+    return GenerationRequest(
+        prompt=options.prompt,
+        preset=options.preset,
+        seconds=options.seconds,
+        steps=options.steps,
+        seed=options.seed,
+        order=options.order,
+        schedule=options.schedule,
+        guidance_scale=options.guidance_scale,
+        cfg_scale=options.cfg_scale,
+        negative_prompt=options.negative_prompt,
+    )
+
+
+def _with_progress_bar(events: Generator[Progress, None, None], plan: Plan) -> Finished:
+    """Run a generation to its end and show its denoising steps on standard error."""
+    from tqdm import tqdm
+
+    from framepack.generation.generate import Finished, Stepped
+
+    total = len(plan.sections)
+    with closing(events), tqdm(total=total * plan.steps, unit="step", desc="loading") as bar:
+        for event in events:
+            if isinstance(event, Stepped):
+                bar.set_description(f"section {event.section + 1}/{total}")
+                bar.update()
+            if isinstance(event, Finished):
+                return event
+    raise AssertionError("a generation ends with Finished")
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from framepack.verify import run_verify
+
+    return run_verify(options.cases, as_json=options.json, tolerance=options.tolerance)
