@@ -84,7 +84,7 @@ def _fetch(client: Client, options: argparse.Namespace) -> int:
 
 def _follow(client: Client, job_id: str, options: argparse.Namespace) -> int:
     """Show a job's events until it ends, then fetch its video if that was asked for."""
-    line = ProgressLine()
+    line = ProgressLine(sys.stderr)
     try:
         for event in client.events(job_id):
             _tell(event, line, options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TextIO
 
 from service.contract.views import EventView, JobView
@@ -13,7 +12,7 @@ BAR_WIDTH = 24
 class ProgressLine:
     """Shows events to a person."""
 
-    def __init__(self, out: TextIO = sys.stderr) -> None:
+    def __init__(self, out: TextIO) -> None:
         self._out = out
         self._live = out.isatty()
         self._completed = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from service.contract.connections import connect
 from service.contract.record import Record
 from service.contract.settings import Settings
 from tests.support.lanes import HandWorker
-from tests.support.valkey import Valkey
+from tests.support.valkey import Valkey, free_port
 
 
 class RunningGateway:
@@ -65,10 +64,10 @@ def gateway_settings(redis_url: str, folder: Path, port: int, **changes: Any) ->
 
 
 @contextmanager
-def running_gateway(redis_url: str, folder: Path, **changes: Any) -> Iterator[RunningGateway]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+def running_gateway(
+    redis_url: str, folder: Path, port: int = 0, **changes: Any
+) -> Iterator[RunningGateway]:
+    port = port or free_port()
     gateway = RunningGateway(gateway_settings(redis_url, folder, port, **changes), port)
     gateway.start()
     try:

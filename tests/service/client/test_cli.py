@@ -1,0 +1,102 @@
+"""`framepack-jobs`, called as a user calls it: what it prints, and its exit status."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.client.cli import main
+from service.contract.errors import Problem
+from service.contract.job import Lane
+from tests.support.lanes import HandWorker
+from tests.support.valkey import free_port
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(gateway: Any, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = main(["--url", gateway.url, *arguments])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def photo(picture: bytes, tmp_path: Path) -> str:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(picture)
+    return str(path)
+
+
+def test_submit_and_get_print_a_line_or_json(run: Run, photo: str) -> None:
+    status, line, _ = run("submit", photo, "x", "--seconds", "2.4", "--seed", "3")
+    job_id, word, percent = line.split()
+    assert (status, word, percent) == (0, "queued", "0%")
+    status, text, _ = run("get", job_id, "--json")
+    job = json.loads(text)
+    assert (status, job["id"], job["seed"]) == (0, job_id, 3)
+    assert job["input"]["seconds"] == 2.4
+
+
+def test_watching_a_job_saves_its_video(
+    run: Run, photo: str, worker: HandWorker, tmp_path: Path
+) -> None:
+    _, line, _ = run("submit", photo, "x", "--seconds", "1")
+    job_id = line.split()[0]
+    threading.Timer(0.3, lambda: worker.run_all(1)).start()
+    out = tmp_path / "out.mp4"
+    status, printed, progress = run("watch", job_id, "-o", str(out))
+    assert (status, printed) == (0, f"{out}\n")
+    assert out.read_bytes().endswith(b"deliver 1")
+    assert "0/1 sections  queued, place 1 in the queue" in progress
+    assert "1/1 sections  section 1 can be played" in progress
+    status, printed, _ = run("fetch", job_id, "-o", str(tmp_path / "again.mp4"), "--json")
+    assert (status, json.loads(printed)["num_frames"]) == (0, 37)
+
+
+def test_events_as_json_lines(run: Run, photo: str, worker: HandWorker) -> None:
+    _, line, _ = run("submit", photo, "x", "--seconds", "1")
+    worker.run_all(1)
+    status, printed, _ = run("watch", line.split()[0], "--json")
+    (event,) = map(json.loads, printed.splitlines())
+    assert (status, event["type"], event["data"]["status"]) == (0, "snapshot", "completed")
+
+
+def test_a_failed_or_cancelled_job_is_status_one(run: Run, photo: str, worker: HandWorker) -> None:
+    _, line, _ = run("submit", photo, "x")
+    problem = Problem(code="no_space", title="Full", detail="The disk is full.")
+    worker.record.fail(worker.claim(Lane.RENDER), problem)
+    status, _, err = run("watch", line.split()[0])
+    assert (status, err.splitlines()[-1]) == (1, "framepack-jobs: The disk is full.")
+
+    _, line, _ = run("submit", photo, "x")
+    assert run("cancel", line.split()[0])[:2] == (0, f"{line.split()[0]} cancelled 0%\n")
+    status, _, err = run("watch", line.split()[0])
+    assert status == 1
+    assert "the job was cancelled" in err
+
+
+def test_refusals_are_status_two(run: Run, photo: str, tmp_path: Path) -> None:
+    status, out, err = run("submit", photo, "x", "--steps", "0")
+    assert (status, out) == (2, "")
+    assert err.startswith("framepack-jobs: The request has invalid fields; #/steps: ")
+    status, out, _ = run("get", "--json", "0" * 32)
+    assert (status, json.loads(out)["code"]) == (2, "job_not_found")
+    assert run("submit", str(tmp_path / "none.png"), "x")[0] == 2
+    with pytest.raises(SystemExit) as wrong:
+        run("submit", photo)
+    assert wrong.value.code == 2
+
+
+def test_a_service_that_is_not_there_is_status_three(
+    photo: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    assert main(["--url", url, "submit", photo, "x"]) == 3
+    assert f"the service at {url} is unavailable" in capsys.readouterr().err
