@@ -99,8 +99,10 @@ def _generate(options: argparse.Namespace) -> int:
 
     from framepack.generation.generate import generate
     from framepack.generation.stepcache import TeaCacheSettings
+    from framepack.generation.stitch import check_delivery
     from framepack.presets import load_preset
 
+    check_delivery(options.delivery, plan)
     models = load_preset(plan.request.preset, options.weights, options.device)
     step_cache = None if options.teacache is None else TeaCacheSettings(options.teacache)
     events = generate(models, plan, image, options.output, options.delivery, step_cache)

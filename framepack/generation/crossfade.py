@@ -12,25 +12,33 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from framepack.errors import InvalidRequest
 from framepack.generation.plan import Plan
-from framepack.generation.windows import LatentsOf, decode_whole
+from framepack.generation.windows import LatentsOf, Pixels, decode_whole
 from framepack.models.codec import SectionCodec
-
-Pixels = Float[Tensor, "1 3 n height width"]
 
 
 class CrossFade:
     """`framepack.generation.stitch.Delivery` equal to the official demo's video."""
 
     def __init__(self, codec: SectionCodec, plan: Plan) -> None:
-        _check_neighbours(plan)
         self._codec = codec
         self._plan = plan
         self._last: tuple[int, Pixels] | None = None
+
+    @staticmethod
+    def check(plan: Plan) -> None:
+        """See `Delivery`. Every section must touch the one sampled before it, on one side."""
+        pairs = list(pairwise(plan.sections))
+        onward = all(a.frames[-1] + 1 == b.frames[0] for a, b in pairs)
+        backward = all(b.frames[-1] + 1 == a.frames[0] for a, b in pairs)
+        if not (onward or backward):
+            raise InvalidRequest(
+                "delivery",
+                f"official cross-fades each section with the one before it, which the {plan.order} "
+                "order does not make side by side; use aligned",
+            )
 
     def run(self, index: int) -> range:
         """See `Delivery`: what this section's decode covers and the next one's does not."""
@@ -95,16 +103,3 @@ def soft_append(earlier: Pixels, later: Pixels, overlap: int) -> Pixels:
     fade = weight * earlier[:, :, -overlap:] + (1 - weight) * later[:, :, :overlap]
     joined = torch.cat([earlier[:, :, :-overlap], fade, later[:, :, overlap:]], dim=2)
     return joined.to(earlier.dtype)
-
-
-def _check_neighbours(plan: Plan) -> None:
-    """The official way needs every section to touch the one sampled before it, on one side."""
-    pairs = list(pairwise(plan.sections))
-    onward = all(a.frames[-1] + 1 == b.frames[0] for a, b in pairs)
-    backward = all(b.frames[-1] + 1 == a.frames[0] for a, b in pairs)
-    if not (onward or backward):
-        raise InvalidRequest(
-            "delivery",
-            f"official cross-fades each section with the one before it, which the {plan.order} "
-            "order does not make side by side; use aligned",
-        )

@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -31,6 +31,7 @@ from framepack.models.codec import SectionCodec
 from framepack.types import Latents
 
 
+@runtime_checkable
 class Engine(Protocol):
     """The models a video needs; `framepack.presets.Models` is one."""
 

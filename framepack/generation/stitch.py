@@ -18,9 +18,9 @@ section to the next only saves work, and a fresh process gives the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,8 +47,16 @@ class PixelRun:
     frames: UInt8[np.ndarray, "n height width 3"]
 
 
+@runtime_checkable
 class Delivery(Protocol):
     """One way to make the runs. Sections are named by their index in the order of sampling."""
+
+    def __init__(self, codec: SectionCodec, plan: Plan) -> None: ...
+
+    @staticmethod
+    def check(plan: Plan) -> None:
+        """Raises InvalidRequest if the plan's order of sections does not allow this way."""
+        ...
 
     def run(self, index: int) -> range:
         """Pixel frame numbers that become final with a section."""
@@ -71,10 +79,8 @@ class SectionDecoder:
     """
 
     def __init__(self, codec: SectionCodec, plan: Plan, delivery: str = "aligned") -> None:
-        """Raises InvalidRequest for an unknown delivery, or one the plan's order does not allow."""
-        if delivery not in DELIVERIES:
-            known = ", ".join(DELIVERIES)
-            raise InvalidRequest("delivery", f"there is no {delivery!r}; choose one of: {known}")
+        """Raises InvalidRequest as `check_delivery` does."""
+        check_delivery(delivery, plan)
         self._plan = plan
         self._delivery = DELIVERIES[delivery](codec, plan)
 
@@ -108,6 +114,18 @@ class SectionDecoder:
         return PixelRun(run.start, to_uint8(pixels))
 
 
+def check_delivery(delivery: str, plan: Plan) -> None:
+    """Find out before any model is loaded whether a plan can be delivered in a way.
+
+    Raises:
+        InvalidRequest: The delivery does not exist, or the plan's order does not allow it.
+    """
+    if delivery not in DELIVERIES:
+        known = ", ".join(DELIVERIES)
+        raise InvalidRequest("delivery", f"there is no {delivery!r}; choose one of: {known}")
+    DELIVERIES[delivery].check(plan)
+
+
 def to_uint8(pixels: Float[Tensor, "1 3 n height width"]) -> UInt8[np.ndarray, "n height width 3"]:
     """Pixels of -1 to 1 as bytes: clamped, scaled to 0 to 255, truncated, as the official code."""
     scaled = pixels[0].float().clamp(-1, 1) * 127.5 + 127.5
@@ -116,7 +134,7 @@ def to_uint8(pixels: Float[Tensor, "1 3 n height width"]) -> UInt8[np.ndarray, "
     return frames
 
 
-DELIVERIES: Mapping[str, Callable[[SectionCodec, Plan], Delivery]] = {
+DELIVERIES: Mapping[str, type[Delivery]] = {
     "aligned": AlignedWindows,
     "official": CrossFade,
 }

@@ -16,7 +16,8 @@ from framepack.models.codec import SectionCodec, WindowGrid
 LatentsOf = Callable[[Sequence[int]], Float[Tensor, "1 c n h w"]]
 """Gives the latents of latent frame numbers."""
 
-Pixels = Float[Tensor, "1 3 n height width"]
+Pixels = Float[Tensor, "1 3 _ height width"]
+"""Pixels of about -1 to 1; the number of frames differs from one argument to the next."""
 
 
 class Piece(NamedTuple):
@@ -36,6 +37,10 @@ class AlignedWindows:
         self._grid = codec.tiling.grid(plan.num_latent_frames)
         self._made_at = {f: s.index for s in plan.sections for f in s.frames} | {0: -1}
         self._open: dict[int, Pixels] = {}
+
+    @staticmethod
+    def check(plan: Plan) -> None:
+        """See `Delivery`. Any order will do."""
 
     def run(self, index: int) -> range:
         """See `Delivery`."""

@@ -25,7 +25,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
 
 import av
 import numpy as np
@@ -131,7 +130,7 @@ def _yuv(pixels: UInt8[np.ndarray, "height width 3"], number: int, fps: int) -> 
     return frame
 
 
-def join_clips(clips: Iterable[Path | BinaryIO], output: Path, fps: int = 30) -> int:
+def join_clips(clips: Iterable[Path | io.BufferedIOBase], output: Path, fps: int = 30) -> int:
     """Copy the pictures of all clips, in the order of time, into one mp4 with its index in front.
 
     Nothing is encoded again and one clip is open at a time, so ``clips`` may be a generator that
@@ -158,7 +157,7 @@ def join_clips(clips: Iterable[Path | BinaryIO], output: Path, fps: int = 30) ->
     return frames
 
 
-def _remux(clips: Iterable[Path | BinaryIO], output: Path, fps: int) -> int:
+def _remux(clips: Iterable[Path | io.BufferedIOBase], output: Path, fps: int) -> int:
     frame, parameters = 0, b""
     with av.open(str(output), "w", format="mp4", options={"movflags": "faststart"}) as container:
         target = None

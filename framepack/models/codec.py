@@ -9,7 +9,7 @@ its own latent frames exist. Nothing outside a codec assumes its numbers: they a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -92,6 +92,7 @@ class WindowGrid:
         return range(frames.start + len(self.seam(window)), stop)
 
 
+@runtime_checkable
 class SectionCodec(Protocol):
     """Turns a start picture into a latent frame and windows of latent frames into pixels."""
 
@@ -110,8 +111,8 @@ class SectionCodec(Protocol):
         ...
 
     def decode_window(
-        self, latents: Float[Tensor, "1 c t h w"]
-    ) -> Float[Tensor, "1 3 frames height width"]:
+        self, latents: Float[Tensor, "b c t h w"]
+    ) -> Float[Tensor, "b 3 frames height width"]:
         """Pixels of scaled latent frames decoded together, about -1 to 1, in the codec's dtype.
 
         Always ``temporal_compression * (t - 1) + 1`` frames, on the codec's device.

@@ -52,8 +52,8 @@ class HunyuanVideoCodec:
 
     @torch.inference_mode()
     def decode_window(
-        self, latents: Float[Tensor, "1 c t h w"]
-    ) -> Float[Tensor, "1 3 frames height width"]:
+        self, latents: Float[Tensor, "b c t h w"]
+    ) -> Float[Tensor, "b 3 frames height width"]:
         """See `SectionCodec`. Not ``vae.decode``, which would cut the window again."""
         latents = latents / self.vae.config.scaling_factor
         latents = latents.to(self.vae.device, self.vae.dtype)
