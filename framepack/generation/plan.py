@@ -13,7 +13,7 @@ from typing import TypeVar
 from framepack.errors import InvalidRequest
 from framepack.generation.orders import ORDERS, Section
 from framepack.media.buckets import OFFICIAL_BUCKETS, Size, nearest_bucket
-from framepack.packing.schedule import PackingSchedule, parse_schedule
+from framepack.packing.schedule import Kernel, PackingSchedule, Tail, parse_schedule
 
 _T = TypeVar("_T")
 
@@ -37,6 +37,7 @@ class GenerationConfig:
         order: Default sampling order.
         steps: Default number of denoising steps.
         guidance_scale: Default distilled guidance.
+        kernels: Patchify kernels that the checkpoint has projections for.
     """
 
     window: int = 9
@@ -47,6 +48,7 @@ class GenerationConfig:
     order: str = "inverted"
     steps: int = 25
     guidance_scale: float = 10.0
+    kernels: tuple[Kernel, ...] = (Kernel(1, 2, 2), Kernel(2, 4, 4), Kernel(4, 8, 8))
 
 
 GENERATION_CONFIGS: dict[str, GenerationConfig] = {
@@ -194,6 +196,7 @@ def plan_generation(request: GenerationRequest, image_size: Size) -> Plan:
             f"{schedule} generates {schedule.window} latent frames a section, but preset "
             f"{request.preset} generates {config.window}: write g{config.window}",
         )
+    _check_sampled(schedule, request.preset, config)
     height, width = nearest_bucket(image_size, config.buckets)
     return Plan(
         request=request,
@@ -208,6 +211,22 @@ def plan_generation(request: GenerationRequest, image_size: Size) -> Plan:
             num_sections(request.seconds, config), schedule, prompt_starts(request, config)
         ),
     )
+
+
+def _check_sampled(schedule: PackingSchedule, preset: str, config: GenerationConfig) -> None:
+    """Refuse what the notation can say and the section loop does not do, rather than ignore it."""
+    tails = [e for e in (*schedule.earlier, *schedule.later) if isinstance(e, Tail)]
+    if any(tail.kind != "delete" for tail in tails):
+        detail = f"{schedule} keeps its tail, which the section loop cannot yet: write td"
+        raise InvalidRequest("schedule", detail)
+    if schedule.discretised:
+        detail = f"{schedule} discretises history, which needs a codebook: leave out +D"
+        raise InvalidRequest("schedule", detail)
+    unknown = {str(level.kernel) for level in schedule.levels} - {str(k) for k in config.kernels}
+    if unknown:
+        known = ", ".join(map(str, config.kernels))
+        detail = f"preset {preset} has no projection for {', '.join(sorted(unknown))}, only {known}"
+        raise InvalidRequest("schedule", detail)
 
 
 def _named(table: Mapping[str, _T], what: str, name: str) -> _T:
