@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 FIREHOSE = f"{KEY_PREFIX}events"
 STEPS = f"{KEY_PREFIX}steps"
 QUEUE_LENGTH = 256
+MOST_LOOKUPS = 8
 BLOCK_MS = 10_000
 _AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 
@@ -54,6 +55,7 @@ class EventHub:
     def __init__(self, url: str) -> None:
         self._client = connect_reader(url)
         self._followers: defaultdict[str, set[_Follower]] = defaultdict(set)
+        self._lookups = asyncio.Semaphore(MOST_LOOKUPS)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> EventHub:
@@ -121,7 +123,8 @@ class EventHub:
                     return
 
     async def _stored_after(self, job_id: str, last: int) -> list[Event]:
-        answer = await self._client.xrange(_stream(job_id), min=f"{last + 1}-0")
+        async with self._lookups:
+            answer = await self._client.xrange(_stream(job_id), min=f"{last + 1}-0")
         return _stored(job_id, answer)
 
     async def _read_firehose(self) -> None:

@@ -402,7 +402,9 @@ end
 function transitions.cancel(a)
   local status = get(a.id, 'status')
   if not status then return { missing = true } end
+  if get(a.id, 'cancel.token') == a.token then return { status = status } end
   if terminal(status) then return { finished = status } end
+  set(a.id, 'cancel.token', a.token)
   if status ~= 'cancelling' then
     set(a.id, 'status', 'cancelling')
     emit(a.id, 'cancelling')

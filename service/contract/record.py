@@ -11,6 +11,7 @@ Synchronous: workers call it directly, the gateway from threads. All calls may b
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -210,7 +211,8 @@ class Record:
             JobNotFound: There is no such job.
             JobFinished: It has ended.
         """
-        return JobStatus(self._control("cancel", job_id)["status"])
+        answer = self._control("cancel", job_id, token=uuid.uuid4().hex)
+        return JobStatus(answer["status"])
 
     def pause(self, job_id: str) -> JobStatus:
         """Hand out no further task of a job; tasks in work are finished.
@@ -381,8 +383,8 @@ class Record:
         answer: dict[str, Any] = json.loads(self._script(args=[transition, json.dumps(arguments)]))
         return answer
 
-    def _control(self, transition: str, job_id: str) -> dict[str, Any]:
-        answer = self._call(transition, id=job_id)
+    def _control(self, transition: str, job_id: str, **arguments: Any) -> dict[str, Any]:
+        answer = self._call(transition, id=job_id, **arguments)
         if answer.get("missing"):
             raise JobNotFound(job_id)
         if "finished" in answer:

@@ -1,0 +1,39 @@
+"""Settings from the environment."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from service.contract.settings import Settings
+
+
+def test_defaults_need_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings()
+    assert settings.presets == ("tiny",)
+    assert settings.record_policy().lease_ms == 30_000
+
+
+def test_values_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRAMEPACK_PRESETS", "tiny,framepack-i2v")
+    monkeypatch.setenv("FRAMEPACK_API_KEYS", "k1:one,k:2:two")
+    monkeypatch.setenv("FRAMEPACK_BACKOFF_SECONDS", "0,1.5")
+    monkeypatch.setenv("FRAMEPACK_WEIGHTS", '{"tiny": "/weights/tiny"}')
+    settings = Settings()
+    assert settings.presets == ("tiny", "framepack-i2v")
+    assert settings.api_keys == {"k1": "one", "k:2": "two"}
+    assert settings.record_policy().backoff_ms == (0, 1500)
+    assert settings.weights == {"tiny": "/weights/tiny"}
+
+
+@pytest.mark.parametrize("value", ["justakey", ":tenant", "key:"])
+def test_an_api_key_needs_a_tenant(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("FRAMEPACK_API_KEYS", value)
+    with pytest.raises(ValidationError, match="key:tenant"):
+        Settings()
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRAMEPACK_SIGNING_SECRET", "hush")
+    monkeypatch.setenv("FRAMEPACK_API_KEYS", "hush:tenant")
+    assert "hush" not in repr(Settings())
