@@ -25,7 +25,8 @@ def _gateway(options: argparse.Namespace) -> int:
 
 
 def _up(options: argparse.Namespace) -> int:
-    from service.up.stack import CannotStart, Stack
+    from service.up.children import CannotRun
+    from service.up.stack import Stack
 
     _stop_on_signals()
     presets = [name for name in options.presets.split(",") if name]
@@ -35,8 +36,8 @@ def _up(options: argparse.Namespace) -> int:
         ) as stack:
             _say(f"The service runs at {stack.url} (data in {options.data}). Ctrl-C stops it.")
             stack.watch(threading.Event())
-    except CannotStart as error:
-        _say(f"cannot start: {error}")
+    except CannotRun as error:
+        _say(f"cannot run: {error}")
         return 1
     except KeyboardInterrupt:
         _say("stopped")

@@ -16,8 +16,7 @@ Reading is tried again when the service is away; submitting only when it cannot 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -137,18 +136,18 @@ class Client:
             ServiceUnavailable: The bytes could not be had.
         """
         link = self.video(job_id)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with partial.open("xb") as file:
                 digest = hashlib.sha256()
                 for chunk in self._download(link.url):
                     digest.update(chunk)
                     file.write(chunk)
             if digest.hexdigest() != link.sha256:
                 raise ServiceUnavailable("the downloaded video is damaged; fetch it again")
-            Path(name).replace(path)
+            partial.replace(path)
         finally:
-            Path(name).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
         return link
 
     def events(self, job_id: str, after: int | None = None) -> Iterator[EventView]:

@@ -28,8 +28,10 @@ class ProgressLine:
         elif event.type == "section.completed":
             self._completed += 1
             self._tell(f"section {event.data['section'] + 1} can be played")
+        elif event.type == "section.started":
+            self._tell(f"section {event.data['section'] + 1} started")
         elif event.type != "section.sampled":
-            self._tell(event.type.replace(".", " "))
+            self._tell(event.type)
 
     def close(self) -> None:
         """End the live line."""

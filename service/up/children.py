@@ -38,6 +38,10 @@ class ChildSpec:
     grace: float = 10.0
 
 
+class CannotRun(Exception):  # noqa: N818 - reads as what it is at the raise site
+    """A child ended in a way that starting it again cannot repair; carries its last words."""
+
+
 class Child:
     """One child: running, or waiting to be started again."""
 
@@ -74,7 +78,11 @@ class Child:
             pipe.write(self.spec.stdin)
 
     def tend(self) -> str | None:
-        """Notice a death, or start again when the pause is over; tells what people should know."""
+        """Notice a death, or start again when the pause is over; tells what people should know.
+
+        Raises:
+            CannotRun: Starting it again would end the same way.
+        """
         now = time.monotonic()
         if self._process is None:
             if now >= self._start_at:
@@ -83,6 +91,8 @@ class Child:
         status = self._process.poll()
         if status is None:
             return None
+        if status == os.EX_CONFIG:
+            raise CannotRun(f"{self.spec.name} cannot run as configured:\n{self.last_lines()}")
         lived_well = now - self._started_at > SECONDS_TO_COUNT_AS_WELL
         self._pause = FIRST_PAUSE if lived_well else self._pause
         self._process, self._start_at = None, now + self._pause
@@ -132,14 +142,14 @@ def wait_until(ready: Callable[[], bool], child: Child, seconds: float) -> None:
     """Wait until a child is ready.
 
     Raises:
-        RuntimeError: It died or was not ready in time; carries the end of its log.
+        CannotRun: It died or was not ready in time; carries the end of its log.
     """
     deadline = time.monotonic() + seconds
     while not ready():
         died = child.tend()
         if died is not None or time.monotonic() > deadline:
             what = "ended" if died is not None else f"was not ready within {seconds:g} s"
-            raise RuntimeError(f"{child.spec.name} {what}:\n{child.last_lines()}")
+            raise CannotRun(f"{child.spec.name} {what}:\n{child.last_lines()}")
         time.sleep(0.05)
 
 

@@ -86,9 +86,11 @@ def environment(places: Places, presets: Sequence[str]) -> dict[str, str]:
         "FRAMEPACK_SIGNING_SECRET": places.signing_secret,
         "PYTHONUNBUFFERED": "1",
     }
+    # Stopping takes seconds: a longer task is given back, and done again after the next start.
+    theirs = {"FRAMEPACK_DRAIN_SECONDS": "5", **thread_settings(len(os.sched_getaffinity(0)))}
     if presets:
         ours["FRAMEPACK_PRESETS"] = ",".join(presets)
-    return {**thread_settings(len(os.sched_getaffinity(0))), **os.environ, **ours}
+    return {**theirs, **os.environ, **ours}
 
 
 def thread_settings(cores: int) -> dict[str, str]:

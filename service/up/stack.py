@@ -21,14 +21,10 @@ from types import TracebackType
 import redis
 
 from service.up import parts
-from service.up.children import Child, stop_all, wait_until
+from service.up.children import CannotRun, Child, stop_all, wait_until
 
 TEND_SECONDS = 0.2
 SECONDS_TO_START = 60.0
-
-
-class CannotStart(Exception):  # noqa: N818 - reads as what it is at the raise site
-    """The service cannot be started; the message says why and what to do."""
 
 
 class Stack:
@@ -81,7 +77,11 @@ class Stack:
         return {child.spec.name: child.pid for child in self._children}
 
     def watch(self, stop: threading.Event) -> None:
-        """Start again whatever dies, until told to stop."""
+        """Start again whatever dies, until told to stop.
+
+        Raises:
+            CannotRun: A part ended in a way that starting it again cannot repair.
+        """
         while not stop.wait(TEND_SECONDS):
             for child in self._children:
                 news = child.tend()
@@ -100,14 +100,11 @@ class Stack:
             parts.worker("deliver", environment),
         ]
         store, front, *workers = (Child(spec, logs) for spec in specs)
-        try:
-            self._start_one(store)
-            wait_until(lambda: _answers_ping(places.redis_url), store, SECONDS_TO_START)
-            for child in (front, *workers):
-                self._start_one(child)
-            wait_until(lambda: _is_ready(places.url), front, SECONDS_TO_START)
-        except RuntimeError as error:
-            raise CannotStart(str(error)) from error
+        self._start_one(store)
+        wait_until(lambda: _answers_ping(places.redis_url), store, SECONDS_TO_START)
+        for child in (front, *workers):
+            self._start_one(child)
+        wait_until(lambda: _is_ready(places.url), front, SECONDS_TO_START)
         self.url = places.url
 
     def _start_one(self, child: Child) -> None:
@@ -141,7 +138,7 @@ def _usable_port(host: str, port: int) -> int:
             probe.bind((host, port))
         except OSError as error:
             reason = f"cannot listen on {host}:{port} ({error.strerror}); choose another --port"
-            raise CannotStart(reason) from error
+            raise CannotRun(reason) from error
         found: int = probe.getsockname()[1]
         return found
 
@@ -155,7 +152,7 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             reason = f"another service runs on {folder}; choose another --data"
-            raise CannotStart(reason) from error
+            raise CannotRun(reason) from error
         yield
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.up import children as module
-from service.up.children import Child, ChildSpec, stop_all, wait_until
+from service.up.children import CannotRun, Child, ChildSpec, stop_all, wait_until
 from tests.support.processes import alive, wait_for
 
 
@@ -54,6 +54,13 @@ def test_a_child_that_dies_is_started_again_after_longer_and_longer_pauses(
     assert time.monotonic() - started > module.FIRST_PAUSE
 
 
+def test_a_child_that_is_misconfigured_is_not_started_again(make: Callable[..., Child]) -> None:
+    child = make("import os; print('wrong device', flush=True); os._exit(os.EX_CONFIG)")
+    child.start()
+    with pytest.raises(CannotRun, match=r"cannot run as configured:\nwrong device"):
+        wait_for(child.tend)
+
+
 def test_a_killed_child_is_named_with_its_signal(make: Callable[..., Child]) -> None:
     child = make("import time; time.sleep(60)")
     child.start()
@@ -82,14 +89,14 @@ def test_stopping_asks_first_and_kills_after_the_grace(make: Callable[..., Child
 def test_waiting_for_a_child_that_dies_shows_its_last_words(make: Callable[..., Child]) -> None:
     child = make("raise SystemExit('no such option')")
     child.start()
-    with pytest.raises(RuntimeError, match=r"child0 ended:\n.*no such option"):
+    with pytest.raises(CannotRun, match=r"child0 ended:\n.*no such option"):
         wait_until(lambda: False, child, 10)
 
 
 def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     program = f"""
 import os, pathlib, sys, time
-from service.up.children import Child, ChildSpec
+from service.up.children import CannotRun, Child, ChildSpec
 command = [sys.executable, "-c", "import time; time.sleep(60)"]
 child = Child(ChildSpec("c", command, dict(os.environ)), pathlib.Path({str(tmp_path)!r}))
 child.start()
