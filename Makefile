@@ -10,7 +10,7 @@ LINTED := framepack service worker bench tests
 .PHONY: demo test lint clean
 
 demo: .venv/up.installed
-	@$(BIN)/python -m service demo
+	@$(BIN)/python -m service.demo
 
 test: lint
 	$(BIN)/python -m pytest --cov=framepack --cov=service --cov=worker --cov-report=term:skip-covered
