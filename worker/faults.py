@@ -1,7 +1,8 @@
-"""Places where a worker can be told to die, so that recovery is tested at exactly that place.
+"""Places where a worker can be told to fall, so that recovery is tested at exactly that place.
 
 A place is ``{task kind}:{section or -}:{where}``: ``sample:1:step:2``, ``decode:0:uploaded``,
-``encode:-:claimed``. The death is SIGKILL: no handler, no flush, no goodbye.
+``encode:-:claimed``. The process sends itself SIGKILL there, which no handler sees; a place that
+ends in ``@SIGSTOP`` freezes it instead, as a machine that swaps or a paused container would.
 """
 
 from __future__ import annotations
@@ -11,16 +12,23 @@ import signal
 
 
 class CrashPoint:
-    """The one place where this process dies; "" is nowhere.
+    """The one place where this process falls; "" is nowhere.
 
     Args:
-        place: As in the setting ``FRAMEPACK_CRASH_POINT``.
+        setting: A place, and perhaps the name of a signal after an @.
+
+    Raises:
+        ValueError: There is no such signal.
     """
 
-    def __init__(self, place: str = "") -> None:
-        self._place = place
+    def __init__(self, setting: str = "") -> None:
+        self._place, _, name = setting.partition("@")
+        try:
+            self._signal = signal.Signals[name or "SIGKILL"]
+        except KeyError:
+            raise ValueError(f"there is no signal {name!r}") from None
 
     def reach(self, kind: str, section: int | None, where: str) -> None:
-        """Die here if here is the place."""
+        """Fall here if here is the place."""
         if self._place and self._place == f"{kind}:{'-' if section is None else section}:{where}":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._signal)

@@ -10,8 +10,11 @@ from __future__ import annotations
 import json
 import logging
 
-from service.contract.errors import StorageError
+import redis.exceptions
+
+from service.contract.errors import ContractError
 from service.contract.job import Job, JobSpec
+from service.contract.record import Record
 from service.contract.storage.base import Storage
 
 log = logging.getLogger(__name__)
@@ -35,9 +38,10 @@ def progress_document(job: Job, spec: JobSpec) -> bytes:
     return json.dumps({**state, **plan}, indent=1).encode()
 
 
-def write_progress(storage: Storage, job: Job, spec: JobSpec) -> None:
-    """Store a job's progress; a storage that fails is only logged, for the commit is done."""
+def write_progress(storage: Storage, record: Record, spec: JobSpec) -> None:
+    """Store a job's progress. A failure is only logged, for the commit is done."""
     try:
-        storage.put(progress_key(job.id), progress_document(job, spec), "application/json")
-    except StorageError as error:
-        log.warning("could not write progress.json: %s", error)
+        document = progress_document(record.get(spec.id), spec)
+        storage.put(progress_key(spec.id), document, "application/json")
+    except (ContractError, redis.exceptions.RedisError) as error:
+        log.warning("could not write progress.json: %s", type(error).__name__)

@@ -104,7 +104,7 @@ class Runner:
             ring = self._attempt(lease)
         self._ring(ring)
         if task.lane is Lane.DELIVER:
-            write_progress(self._links.storage, self._links.record.get(task.job_id), task.spec)
+            write_progress(self._links.storage, self._links.record, task.spec)
 
     def _attempt(self, lease: Lease) -> Ring:
         """Do a task and settle it. Returns what to ring for."""
