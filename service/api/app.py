@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from starlette.types import Scope
 
@@ -29,6 +30,7 @@ from service.contract.record import Record
 from service.contract.settings import Settings
 from service.contract.storage import LinkSigning, open_storage
 
+SUBMISSIONS_AT_ONCE = 8
 REDIS_RETRIES = 3
 """After about half a second of trying, a request is answered 503 rather than kept waiting."""
 
@@ -79,6 +81,7 @@ def _services(settings: Settings) -> Services:
         tenants=Tenants(settings.api_keys),
         durability=durability,
         readiness=Readiness({"redis": reach_redis, "storage": storage.check}),
+        submissions=CapacityLimiter(SUBMISSIONS_AT_ONCE),
     )
 
 

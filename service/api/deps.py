@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated
 
+from anyio import CapacityLimiter
 from fastapi import Depends
 from redis import Redis
 from starlette.requests import Request
@@ -29,7 +30,11 @@ _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class Services:
-    """The parts of one application."""
+    """The parts of one application.
+
+    Attributes:
+        submissions: Threads that may accept jobs at once, so that none is missing for reading.
+    """
 
     settings: Settings
     redis: Redis
@@ -43,6 +48,7 @@ class Services:
     tenants: Tenants
     durability: Durability
     readiness: Readiness
+    submissions: CapacityLimiter
 
 
 def services(request: Request) -> Services:

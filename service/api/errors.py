@@ -182,7 +182,7 @@ def _from_redis(error: redis.exceptions.RedisError) -> ApiProblem:
     refusals = ("MISCONF", "NOREPLICAS", "LOADING", "OOM")
     if isinstance(error, away) or str(error).startswith(refusals):
         log.warning("the job record is unavailable: %s", type(error).__name__)
-        return ApiProblem("record_unavailable", "Nothing was accepted; try again shortly.")
+        return ApiProblem("record_unavailable", "Nothing was confirmed; try again shortly.")
     return _unexpected(error)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 
 from service.api.deps import Services
 from service.api.eta import MEASURED_EVENTS, eta_seconds
@@ -28,15 +29,27 @@ def job_view(parts: Services, spec: JobSpec) -> JobView:
     job = parts.record.get(spec.id)
     progress = parts.record.progress(spec.id)
     queued = job.status is JobStatus.QUEUED
+    position = parts.record.queue_position(spec.id) if queued else None
+    return _put_together(parts, spec, job, progress).model_copy(
+        update={"queue_position": position, "eta_seconds": _eta(parts, job, progress)}
+    )
+
+
+def accepted_view(parts: Services, spec: JobSpec) -> JobView:
+    """A job just accepted, without asking the record, which has gone away since."""
+    now = int(1000 * time.time())
+    job = Job(id=spec.id, status=JobStatus.QUEUED, created_at=now, last_sequence=1)
+    return _put_together(parts, spec, job, Progress(total_sections=spec.num_sections))
+
+
+def _put_together(parts: Services, spec: JobSpec, job: Job, progress: Progress) -> JobView:
     return JobView(
         id=job.id,
         status=job.status,
         created_at=utc(job.created_at),
         started_at=None if job.started_at is None else utc(job.started_at),
         finished_at=None if job.finished_at is None else utc(job.finished_at),
-        queue_position=parts.record.queue_position(spec.id) if queued else None,
         progress=ProgressView(**progress.model_dump(), percent=percent(job.status, progress)),
-        eta_seconds=_eta(parts, job, progress),
         input=InputView(**spec.request.model_dump()),
         seed=spec.request.seed or 0,
         plan=plan_view(spec),

@@ -5,14 +5,15 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
+from redis.exceptions import RedisError
 
 from service.api.acceptance import accept
 from service.api.deps import OwnedJob, Services, TheServices, TheTenant
-from service.api.errors import documented
-from service.api.representation import etag, job_view
+from service.api.errors import ApiProblem, documented
+from service.api.representation import accepted_view, etag, job_view
 from service.api.schemas import JOB_EXAMPLE
 from service.api.submission import Submission, read_submission, request_body_schema
 from service.contract.job import JobSpec, JobStatus
@@ -21,6 +22,8 @@ from service.contract.views import JobView
 router = APIRouter(tags=["jobs"])
 
 SECONDS_BETWEEN_POLLS = 2
+MOST_WAITING = 32
+"""Submissions that wait, each with its picture in memory, before more are refused."""
 
 
 @router.post(
@@ -46,14 +49,21 @@ async def submit_job(request: Request, asking: TheTenant, parts: TheServices) ->
     The picture: PNG, JPEG or WebP of at most 10 MiB, from 64 to 4096 pixels a side; of an animation
     the first frame. Fields that are left out take the preset's defaults; a seed is drawn.
     """
+    if parts.submissions.statistics().tasks_waiting >= MOST_WAITING:
+        raise ApiProblem("busy", "Many jobs are being submitted; try again shortly.")
     submission = await read_submission(request)
-    view = await run_in_threadpool(_submit, parts, asking, submission)
+    view = await to_thread.run_sync(_submit, parts, asking, submission, limiter=parts.submissions)
     headers = {"Location": view.links.self, "Retry-After": str(SECONDS_BETWEEN_POLLS)}
     return JSONResponse(view.model_dump(mode="json"), HTTPStatus.ACCEPTED, headers)
 
 
 def _submit(parts: Services, asking: str, submission: Submission) -> JobView:
-    return job_view(parts, accept(parts, asking, submission))
+    spec = accept(parts, asking, submission)
+    try:
+        return job_view(parts, spec)
+    except RedisError:
+        # It is accepted, so it must be said, even if it cannot be read now.
+        return accepted_view(parts, spec)
 
 
 @router.get(

@@ -75,6 +75,25 @@ def test_without_redis_nothing_is_accepted_and_the_gateway_comes_back(
         wait_for(lambda: samples(http, "framepack_sweeps_total")[(("outcome", "ok"),)] > before)
 
 
+def test_an_accepted_job_is_said_to_be_accepted_even_if_it_cannot_be_read(
+    own_server: Valkey, tmp_path: Path, picture: bytes, open_gateway: Any
+) -> None:
+    with (
+        open_gateway(own_server.url, tmp_path / "storage") as gateway,
+        connect(own_server.url) as client,
+    ):
+        client.execute_command("ACL", "SETUSER", "default", "-hgetall")
+        answer = httpx.post(f"{gateway.url}/jobs", data={"prompt": "x"}, files={"image": picture})
+        assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+        client.execute_command("ACL", "SETUSER", "default", "+hgetall")
+        read = httpx.get(answer.headers["location"]).json()
+        assert {**read, "created_at": 0, "queue_position": 0} == {
+            **answer.json(),
+            "created_at": 0,
+            "queue_position": 0,
+        }
+
+
 def test_a_server_that_cannot_write_is_an_outage(
     own_server: Valkey, tmp_path: Path, picture: bytes, open_gateway: Any
 ) -> None:

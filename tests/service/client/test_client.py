@@ -115,7 +115,7 @@ def test_an_outage_is_ridden_out_or_told(tmp_path: Path, picture: bytes, open_ga
         server.kill()
         with pytest.raises(ServiceUnavailable, match="job record"):
             hasty.get(job.id)
-        with pytest.raises(ServiceUnavailable, match="Nothing was accepted"):
+        with pytest.raises(ServiceUnavailable, match="Nothing was confirmed"):
             hasty.submit(picture, "x")
         threading.Timer(0.6, server.start).start()
         assert patient.get(job.id).status == "queued"
