@@ -17,7 +17,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from framepack.errors import InvalidRequest
 from framepack.packing.schedule import Kernel, Pack, PackingSchedule
@@ -58,6 +58,7 @@ class Section:
     prompt: int = 0
 
 
+@runtime_checkable
 class MakeSections(Protocol):
     """An order: the sections of a video in the order of sampling."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -55,6 +55,7 @@ class TextCondition:
 Residual = Callable[[Tokens], Tokens]
 
 
+@runtime_checkable
 class StepCache(Protocol):
     """Decides whether the blocks run in this step. Holds the state of one section and branch."""
 
@@ -68,6 +69,7 @@ class StepCache(Protocol):
         """
 
 
+@runtime_checkable
 class PackedModel(Protocol, Generic[P]):
     """A transformer over packed context. ``P`` is whatever it prepares once per section."""
 

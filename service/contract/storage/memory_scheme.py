@@ -16,8 +16,8 @@ _STORES: dict[str, dict[str, tuple[bytes, float]]] = {}
 class MemoryStorage:
     """Objects in a dictionary. Implements `Storage`; nothing serves its links."""
 
-    def __init__(self, objects: dict[str, tuple[bytes, float]]) -> None:
-        self._objects = objects
+    def __init__(self, objects: dict[str, tuple[bytes, float]] | None = None) -> None:
+        self._objects = {} if objects is None else objects
 
     @classmethod
     def open(cls, url: SplitResult) -> MemoryStorage:

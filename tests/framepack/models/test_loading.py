@@ -50,7 +50,7 @@ def shard(folder: Path, count: int = 3) -> None:
     """Split a checkpoint as the hub's are."""
     tensors = load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i in range(count):
         name = f"diffusion_pytorch_model-{i + 1:05}-of-{count:05}.safetensors"
         part = dict(list(tensors.items())[i::count])

@@ -6,6 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -557,7 +558,8 @@ class TestSteps:
         render = Claimer(record)
         render.do_one()
         task = render.must_claim()
-        with record.redis.pubsub(ignore_subscribe_messages=True) as channel:
+        channel: Any = record.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        with channel:
             channel.subscribe(eventlog.STEPS)
             channel.get_message(timeout=1)
             for step in range(1, 17):

@@ -142,7 +142,7 @@ class Actors(RuleBasedStateMachine):
     def what_waits_can_be_worked_on(self) -> None:
         for found in self.record.redis.scan_iter("framepack:ready:*"):
             for job_id in self.record.redis.zrange(found, 0, -1):
-                assert self.record.get(job_id).status.value in ("queued", "running")
+                assert self.record.get(str(job_id)).status.value in ("queued", "running")
 
 
 @pytest.mark.slow
