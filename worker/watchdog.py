@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_AT_ONCE = 0.001
+
 
 class Watchdog:
     """Ends the process when a task takes too long, or goes on long after its lease is lost.
@@ -53,5 +55,5 @@ class Watchdog:
 
     def _arm(self) -> None:
         if self._end is not None:
-            left = min(self._lease, max(0.0, self._end - time.monotonic()))
-            faulthandler.dump_traceback_later(left + self._grace, exit=True, file=2)
+            left = min(self._lease, self._end - time.monotonic()) + self._grace
+            faulthandler.dump_traceback_later(max(left, _AT_ONCE), exit=True, file=2)

@@ -44,6 +44,23 @@ class BellJob(RqJob):
         function: Callable[..., Any] = super().func
         return function
 
+    # An entry can also name functions to call back and addresses to tell: none of it is heard.
+
+    @property
+    def success_callback(self) -> None:
+        """None, whatever the entry says."""
+
+    @property
+    def failure_callback(self) -> None:
+        """None, whatever the entry says."""
+
+    @property
+    def stopped_callback(self) -> None:
+        """None, whatever the entry says."""
+
+    def send_webhooks(self, status: str, *, exc_string: str | None = None) -> None:
+        """Tells nobody, whatever the entry says."""
+
 
 def queue_name(lane: Lane, preset: str) -> str:
     """The queue of a lane's bells for a preset."""

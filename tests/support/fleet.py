@@ -138,6 +138,10 @@ class Fleet:
         self._sweeper.join()
         for worker in self._workers:
             worker.end()
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
         self.redis.close()
         self.bells.close()
 
@@ -161,11 +165,13 @@ class Fleet:
 
     def submit(self, tenant: str = "default", **request: Any) -> str:
         """Accept a job as the gateway does. Returns its id."""
-        job_id = uuid.uuid4().hex
-        spec = self._spec(job_id, tenant, JobRequest(**{**_REQUEST, **request}))
+        return self.accept(self.spec(tenant, **request))
+
+    def accept(self, spec: JobSpec) -> str:
+        """Accept a job as it stands. Returns its id."""
         self.storage.put(spec.image.key, picture(), "image/png")
         self.bells.ring(self.record.submit(spec).ring)
-        return job_id
+        return spec.id
 
     def events(self, job_id: str) -> list[Event]:
         return eventlog.read(self.redis, job_id)
@@ -224,8 +230,10 @@ class Fleet:
         assert video is not None
         return self.content(video)
 
-    def _spec(self, job_id: str, tenant: str, request: JobRequest) -> JobSpec:
-        plan = plan_generation(request.to_generation(), PICTURE_SIZE)
+    def spec(self, tenant: str = "default", **fields: Any) -> JobSpec:
+        """A job to accept; what is not given is as in `REQUEST`."""
+        request = JobRequest(**{**REQUEST, **fields})
+        plan, job_id = plan_generation(request.to_generation(), PICTURE_SIZE), uuid.uuid4().hex
         return JobSpec(
             id=job_id,
             tenant=tenant,
@@ -252,7 +260,7 @@ class Fleet:
         record.redis.close()
 
 
-_REQUEST: dict[str, Any] = {"prompt": "a red ball", "preset": "tiny", "seconds": 3.6, "seed": 7}
+REQUEST: dict[str, Any] = {"prompt": "a red ball", "preset": "tiny", "seconds": 3.6, "seed": 7}
 PICTURE_SIZE = (64, 64)
 
 

@@ -1,0 +1,222 @@
+"""Every way a task can end, with a real record, real models and a real storage."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis.exceptions
+import torch
+
+from framepack.errors import InvalidRequest
+from service.contract import events
+from service.contract.connections import connect
+from service.contract.errors import StorageError
+from service.contract.job import Artifact, JobStatus, Lane
+from service.contract.record import Committed, Record, RecordPolicy, Task, WorkerIdentity
+from service.contract.storage.file_scheme import FileStorage
+from tests.support.fleet import Fleet
+from worker.artifacts import Artifacts
+from worker.drain import SAME_REQUEST_SECONDS, Drain
+from worker.engine import Engine
+from worker.faults import CrashPoint
+from worker.heartbeat import Heartbeat
+from worker.interruptions import TaskOverdue
+from worker.metrics import WorkerMetrics
+from worker.reporter import Reporter
+from worker.runner import UNFIT_EXIT_CODE, Guards, Links, Runner
+from worker.tasks.attempt import Tools
+from worker.watchdog import Watchdog
+
+POLICY = RecordPolicy(backoff_ms=(0,), max_crashes=2)
+
+
+class Faulty(FileStorage):
+    """A storage in which one thing goes wrong, once."""
+
+    error: Exception | None = None
+    before_put: Callable[[], object] = staticmethod(lambda: None)
+
+    def put(self, key: str, body: bytes, content_type: str) -> None:
+        self.before_put()
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        super().put(key, body, content_type)
+
+
+class Forgetful(Record):
+    """Its first answer to a commit gets lost on the way."""
+
+    answered = False
+
+    def commit(self, task: Task, artifact: Artifact) -> Committed:
+        committed = super().commit(task, artifact)
+        if not self.answered:
+            self.answered = True
+            raise redis.exceptions.ConnectionError
+        return committed
+
+
+class Bench:
+    """A runner of one lane, and what it is made of."""
+
+    def __init__(self, fleet: Fleet, engine: Engine, record: Record) -> None:
+        self.fleet = fleet
+        self.drain = Drain()
+        self.metrics = WorkerMetrics()
+        self.storage = Faulty(Path(fleet.settings.storage_url.removeprefix("file://")), "", b"")
+        watchdog = Watchdog(30, hard_maximum_seconds=60, grace_seconds=60)
+        renewals = Record(connect(fleet.settings.redis_url), POLICY)
+        heartbeat = Heartbeat(renewals, watchdog)
+        heartbeat.start()
+        tools = Tools(
+            Artifacts(self.storage, patience=0.0), Reporter(record), self.metrics, CrashPoint()
+        )
+        self.runner = Runner(
+            WorkerIdentity("bench", Lane.RENDER, engine.fingerprints()),
+            engine,
+            Links(record, fleet.bells, self.storage),
+            tools,
+            Guards(heartbeat, watchdog, self.drain),
+        )
+
+    def outcomes(self) -> dict[str, int]:
+        """How often tasks ended in which way."""
+        counts: Counter[str] = Counter()
+        for metric in self.metrics.tasks.collect():
+            for sample in metric.samples:
+                if sample.name.endswith("_total"):
+                    counts[sample.labels["outcome"]] += int(sample.value)
+        return dict(counts)
+
+
+@pytest.fixture
+def engine(nano: Path) -> Engine:
+    return Engine(Lane.RENDER, ["tiny"], {"tiny": str(nano)}, torch.device("cpu"))
+
+
+@pytest.fixture
+def bench(fleet: Fleet, engine: Engine) -> Bench:
+    fleet.record.policy = POLICY
+    return Bench(fleet, engine, fleet.record)
+
+
+@pytest.fixture
+def job_id(fleet: Fleet) -> str:
+    return fleet.submit(seconds=1.2, steps=2)
+
+
+def test_a_bell_sets_off_one_task(bench: Bench, job_id: str) -> None:
+    bench.runner.answer()
+    assert set(bench.fleet.committed(job_id)) == {"render:0"}
+    bench.runner.answer()
+    assert set(bench.fleet.committed(job_id)) == {"render:0", "render:1"}
+    assert bench.fleet.record.get(job_id).sections_sampled == 1
+    bench.runner.answer()  # nothing more to do
+    assert bench.outcomes() == {"committed": 2}
+    # The next lane was told.
+    assert bench.fleet.bells.queue(Lane.DELIVER, "tiny").count > 0
+
+
+def test_a_worker_that_should_stop_takes_no_task(bench: Bench, job_id: str) -> None:
+    bench.drain.request()
+    bench.runner.answer()
+    assert bench.fleet.record.get(job_id).status is JobStatus.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), "out_of_memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate"), "out_of_memory"),
+        (StorageError("away"), "storage_error"),
+        (TaskOverdue(), "task_timeout"),
+        (RuntimeError("a red ball"), "worker_error"),
+    ],
+)
+def test_a_failed_attempt_is_reported_and_repeated(
+    bench: Bench, job_id: str, error: Exception, code: str
+) -> None:
+    bench.storage.error = error
+    bench.runner.answer()
+    last = bench.fleet.events(job_id)[-1]
+    assert (last.type, last.data["reason"], last.data["task"]) == (events.RETRYING, code, 0)
+    bench.runner.answer()
+    assert set(bench.fleet.committed(job_id)) == {"render:0"}
+    assert bench.outcomes() == {code: 1, "committed": 1}
+
+
+def test_failing_again_and_again_ends_the_job_with_the_reason(bench: Bench, job_id: str) -> None:
+    for _ in range(2):
+        bench.storage.error = RuntimeError("a red ball in /secret/place")
+        bench.runner.answer()
+    job = bench.fleet.record.get(job_id)
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert (job.error.code, job.error.retryable) == ("worker_error", True)
+    assert "ball" not in job.error.detail
+    assert "secret" not in job.error.detail
+
+
+def test_what_cannot_be_served_is_not_tried_again(bench: Bench, job_id: str) -> None:
+    bench.storage.error = InvalidRequest("schedule", "'td_secret' cannot be")
+    bench.runner.answer()
+    job = bench.fleet.record.get(job_id)
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert (job.error.code, job.error.retryable) == ("invalid_request", False)
+    assert "schedule" in job.error.detail
+    assert "secret" not in job.error.detail
+
+
+def test_a_job_this_version_would_make_differently_is_not_made(bench: Bench) -> None:
+    spec = bench.fleet.spec(seconds=1.2)
+    bench.fleet.accept(spec.model_copy(update={"num_frames": spec.num_frames + 1}))
+    bench.runner.answer()
+    assert bench.outcomes() == {"worker_error": 1}
+    assert bench.fleet.committed(spec.id) == {}
+
+
+def test_a_job_cancelled_while_it_is_stored_is_cancelled(bench: Bench, job_id: str) -> None:
+    bench.storage.before_put = lambda: bench.fleet.record.cancel(job_id)
+    bench.runner.answer()
+    assert bench.fleet.record.get(job_id).status is JobStatus.CANCELLED
+    assert bench.outcomes() == {"cancelled": 1}
+
+
+def test_a_worker_that_must_stop_at_once_gives_the_task_back(bench: Bench, job_id: str) -> None:
+    def stop() -> None:
+        bench.drain.request()
+        time.sleep(SAME_REQUEST_SECONDS)
+        bench.drain.request()
+
+    bench.storage.before_put = stop
+    bench.runner.answer()
+    assert bench.outcomes() == {"drained": 1}
+    assert bench.fleet.committed(job_id) == {}
+    other = WorkerIdentity("other", Lane.RENDER, {"tiny": "another engine"})
+    task = bench.fleet.record.claim(other, "token")
+    assert task is not None
+    assert (task.number, task.crashes) == (0, 0)
+
+
+def test_a_commit_whose_answer_got_lost_is_asked_for_again(
+    fleet: Fleet, engine: Engine, job_id: str
+) -> None:
+    bench = Bench(fleet, engine, Forgetful(fleet.redis, POLICY))
+    bench.runner.answer()
+    assert set(fleet.committed(job_id)) == {"render:0"}
+    assert bench.outcomes() == {"committed": 1}
+
+
+def test_a_broken_cuda_context_ends_the_process_and_not_the_job(bench: Bench, job_id: str) -> None:
+    bench.storage.error = torch.AcceleratorError("device-side assert triggered")
+    bench.runner.answer()
+    assert bench.drain.requested
+    assert bench.drain.exit_code == UNFIT_EXIT_CODE
+    assert bench.fleet.names(job_id)[-1] == events.RETRYING
