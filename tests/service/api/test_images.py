@@ -16,6 +16,7 @@ from PIL import Image
 
 from service.api import image_decoder
 from service.api.images import DecodedImage, ImageDecoders, ImageRefused
+from tests.support.processes import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,19 @@ def test_a_child_that_died_while_waiting_is_replaced() -> None:
         (spare,) = decoders._spares
         os.kill(spare.pid, signal.SIGKILL)
         spare.wait()
+        assert decoders.decode(encoded(halves(), "PNG")).size == (64, 96)
+
+
+def test_a_child_that_dies_at_work_costs_only_its_picture() -> None:
+    with ImageDecoders(limit=1) as decoders, ThreadPoolExecutor(1) as pool:
+        (spare,) = decoders._spares
+        # Held still, so that it is surely at this picture when it dies.
+        os.kill(spare.pid, signal.SIGSTOP)
+        answer = pool.submit(decoders.decode, encoded(halves(), "PNG"))
+        wait_for(lambda: spare.stdin is None or spare.stdin.closed)
+        os.kill(spare.pid, signal.SIGKILL)
+        with pytest.raises(ImageRefused, match="within the limits"):
+            answer.result()
         assert decoders.decode(encoded(halves(), "PNG")).size == (64, 96)
 
 
