@@ -62,6 +62,6 @@ class WorkerMetrics:
         for kind, size in by_kind.items():
             self.gpu_memory.labels(kind).set(size)
 
-    def serve(self, port: int) -> None:
-        """Show the metrics on a port, from a thread of its own."""
-        start_http_server(port, registry=self.registry)
+    def serve(self, host: str, port: int) -> None:
+        """Show the metrics on an address, from a thread of its own."""
+        start_http_server(port, addr=host, registry=self.registry)

@@ -61,7 +61,7 @@ def run_lane(lane: Lane, settings: WorkerSettings) -> int:
         log.error("cannot start: %s", error)
         return MISCONFIGURED
     if settings.metrics_port is not None:
-        metrics.serve(settings.metrics_port)
+        metrics.serve(settings.metrics_host, settings.metrics_port)
     identity = WorkerIdentity(_unique_name(lane), lane, engine.fingerprints())
     record = Record(connect(settings.redis_url), settings.record_policy())
     links = Links(record, _bells(settings), storage)

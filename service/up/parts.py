@@ -73,8 +73,9 @@ def gateway(places: Places, environment: Mapping[str, str]) -> ChildSpec:
 
 
 def worker(lane: str, environment: Mapping[str, str]) -> ChildSpec:
-    """The worker of one lane."""
-    return ChildSpec(lane, [*_python("worker"), "--lane", lane], environment, grace=15.0)
+    """The worker of one lane; a section that outlasts the drain is given back, at no charge."""
+    command = [*_python("worker"), "--lane", lane]
+    return ChildSpec(lane, command, {"FRAMEPACK_DRAIN_SECONDS": "10", **environment}, grace=15.0)
 
 
 def environment(places: Places, presets: Sequence[str]) -> dict[str, str]:

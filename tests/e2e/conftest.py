@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ class Service:
     """The service and its resident workers' process ids."""
 
     fleet: Fleet
+    weights: Path
     render: int
     deliver: int
 
@@ -39,7 +41,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settings = {"lease_seconds": str(LEASE_SECONDS), "backoff_seconds": "0,0.5"}
     with Valkey(data) as valkey, Fleet(valkey.url, weights, folder, **settings) as fleet:
         supervisor, pids = fleet.supervise()
-        yield Service(fleet, **pids)
+        yield Service(fleet, weights, **pids)
         supervisor.signal(signal.SIGTERM)
         assert supervisor.wait() == 0, supervisor.text()
 

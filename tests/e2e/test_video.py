@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import av
 import pytest
+import torch
 
+from framepack.generation.generate import generate
+from framepack.generation.plan import GenerationRequest, plan_generation
 from framepack.media.clips import top_level_boxes
+from framepack.media.images import open_image
+from framepack.presets import load_preset
 from service.contract import events
 from service.contract.job import apply
 from tests.e2e.conftest import REQUEST, Service
+from tests.support.fleet import PICTURE_SIZE, picture
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +97,21 @@ def test_progress_lies_beside_the_clips(service: Service) -> None:
     assert document["total_frames"] == 73
     assert document["video"] == job.video.model_dump(exclude_none=True)
     assert document["last_sequence"] == job.last_sequence
+
+
+def test_the_service_makes_what_the_library_makes(
+    service: Service, undisturbed: bytes, tmp_path: Path
+) -> None:
+    request = GenerationRequest("a red ball", **REQUEST)
+    models = load_preset("tiny", service.weights, "cpu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        plan = plan_generation(request, PICTURE_SIZE)
+        list(generate(models, plan, open_image(picture()), tmp_path / "video.mp4"))
+    finally:
+        torch.set_num_threads(threads)
+    assert (tmp_path / "video.mp4").read_bytes() == undisturbed
 
 
 def test_the_same_request_gives_the_same_bytes(service: Service, undisturbed: bytes) -> None:
