@@ -110,6 +110,14 @@ def finish_section(steps: Generator[Step, None, Latents]) -> Latents:
             return latents
 
 
+def context_levels(section: Section, history: History) -> list[LevelLatents]:
+    """What a section sees, as a model gets it; training builds its examples with it too."""
+    return [
+        LevelLatents(level.kernel, history.frames(level.frames), torch.tensor([level.positions]))
+        for level in section.context
+    ]
+
+
 def _denoiser(
     model: PackedModel[P],
     conditioning: Conditioning,
@@ -118,10 +126,7 @@ def _denoiser(
     settings: SamplingSettings,
 ) -> Denoise:
     """The model with a section's context as a function of noisy latents and noise level."""
-    levels = [
-        LevelLatents(level.kernel, history.frames(level.frames), torch.tensor([level.positions]))
-        for level in section.context
-    ]
+    levels = context_levels(section, history)
     height, width = conditioning.start.shape[-2:]
 
     def branch(condition: TextCondition) -> tuple[P, StepCache | None]:
