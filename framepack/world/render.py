@@ -59,7 +59,7 @@ def render(scene: Scene, num_frames: int, pixels: int = 64) -> Clip:
 
 def draw_background(background: Background, pixels: int = 64) -> Float32[np.ndarray, "3 h w"]:
     """The picture without things, RGB from 0 to 1."""
-    axis = _units(np.arange(pixels), pixels)
+    axis = _units(pixels)
     y, x = axis[:, None], axis[None, :]
     cos, sin = np.float32(np.cos(background.angle)), np.float32(np.sin(background.angle))
     rate = np.float32(2 * np.pi / background.period)
@@ -77,8 +77,9 @@ def draw_background(background: Background, pixels: int = 64) -> Float32[np.ndar
     return np.clip(colour + light, 0, 1).astype(np.float32)
 
 
-def _units(index: Plane, pixels: int) -> Plane:
+def _units(pixels: int, part: slice = slice(None)) -> Plane:
     """Pixel centres in units; at 64 pixels they are the pixel numbers."""
+    index = np.arange(pixels, dtype=np.float32)[part]
     return ((index + 0.5) * (SIDE / pixels) - 0.5).astype(np.float32)
 
 
@@ -86,8 +87,8 @@ def _draw_thing(picture: Plane, mask: Plane, thing: Thing, path: Plane) -> None:
     """Lay a thing over a picture (t, 3, h, w) and note in the mask (t, h, w) where it is."""
     pixels = picture.shape[-1]
     columns, rows = (_box(path[:, axis], thing.radius, pixels) for axis in (0, 1))
-    dx = _units(np.arange(pixels)[columns], pixels)[None, None, :] - path[:, 0, None, None]
-    dy = _units(np.arange(pixels)[rows], pixels)[None, :, None] - path[:, 1, None, None]
+    dx = _units(pixels, columns)[None, None, :] - path[:, 0, None, None]
+    dy = _units(pixels, rows)[None, :, None] - path[:, 1, None, None]
     distance = _DISTANCES[thing.shape](dx, dy, np.float32(thing.radius))
     cover = np.clip(0.5 - distance * (pixels / SIDE), 0, 1)
     shade = 1 - _RIM * (np.clip(distance + _RIM_WIDTH, -1, 1) * 0.5 + 0.5)
