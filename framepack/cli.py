@@ -1,4 +1,4 @@
-"""The ``framepack`` command: make a video, or verify the arithmetic against golden loops.
+"""The ``framepack`` command: make a video, train, or verify arithmetic against golden loops.
 
 Exit status: 0 done, 1 failed (a file that cannot be read or written, weights that do not fit, a
 verification out of tolerance), 2 a value that cannot be served, 130 interrupted. What goes wrong is
@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_generate(commands.add_parser("generate", help="make a video from a picture and a prompt"))
     _add_verify(commands.add_parser("verify", help="compare section loops with golden numbers"))
+    _add_train(commands.add_parser("train", help="train the tiny preset on the procedural world"))
     add_packing_arguments(commands.add_parser("packing", help="what a packing schedule costs"))
     return parser
 
@@ -87,6 +88,16 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the result as JSON")
     add("--tolerance", type=float, default=1e-4, help="largest error allowed (%(default)s)")
     parser.set_defaults(command=_verify)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("config", type=Path, metavar="CONFIG.yaml", help="or the name of a recipe, such as tiny")
+    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="state and weights")
+    add("--stage", help="only one: codec, cache or transformer (all three)")
+    add("--steps", type=int, help="stop after so many; the same command goes on (to the end)")
+    add("--threads", type=int, default=1, help="of PyTorch; one is best on a busy CPU")
+    parser.set_defaults(command=_train)
 
 
 def _generate(options: argparse.Namespace) -> int:
@@ -150,3 +161,19 @@ def _verify(options: argparse.Namespace) -> int:
     from framepack.verify import run_verify
 
     return run_verify(options.cases, as_json=options.json, tolerance=options.tolerance)
+
+
+def _train(options: argparse.Namespace) -> int:
+    import torch
+
+    from framepack.training.config import find_config, read_config
+    from framepack.training.stages import Training
+
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    training = Training(read_config(find_config(options.config)), options.output)
+    for stage, figures in training.run(options.stage, options.steps):
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        sys.stdout.write(f"{stage}: {shown}\n")
+        sys.stdout.flush()
+    return 0

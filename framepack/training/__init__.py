@@ -1,0 +1,1 @@
+"""Training: the codec, then the packed transformer, from a configuration file."""

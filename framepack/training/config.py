@@ -1,0 +1,139 @@
+"""A training configuration: one YAML file, read into frozen dataclasses, nothing guessed."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import yaml
+
+from framepack.errors import InvalidRequest
+from framepack.training.codec import CodecTraining
+from framepack.training.transformer import TransformerTraining
+from framepack.world.scene import FIRST_HELD_OUT_SEED
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class WorldData:
+    """Clips of the procedural world.
+
+    Attributes:
+        clips: How many to train on, seeds from ``first_seed``.
+        held_out: How many to measure on, seeds from `FIRST_HELD_OUT_SEED`.
+        latent_frames: Of each clip, the start frame included.
+        first_seed: Of the training clips.
+        pixels: Height and width.
+    """
+
+    clips: int
+    held_out: int
+    latent_frames: int = 46
+    first_seed: int = 100_000
+    pixels: int = 64
+
+    def __post_init__(self) -> None:
+        if self.first_seed + self.clips > FIRST_HELD_OUT_SEED:
+            raise InvalidRequest("data", "training seeds would reach into the held-out ones")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything `framepack train` needs to know.
+
+    Attributes:
+        data: What to train on.
+        transformer: How to train the transformer.
+        codec: How to train the autoencoder; None leaves it as it is.
+        size: Key of `framepack.models.tiny.SIZES`.
+        seed: Of all initial weights.
+    """
+
+    data: WorldData
+    transformer: TransformerTraining
+    codec: CodecTraining | None = None
+    size: str = "tiny"
+    seed: int = 0
+
+
+RECIPES = Path(__file__).parent / "recipes"
+"""Configurations that come with the library."""
+
+
+def find_config(name: Path) -> Path:
+    """A file of that name, else the recipe of that name."""
+    recipe = RECIPES / f"{name}.yaml"
+    return recipe if not name.exists() and recipe.is_file() else name
+
+
+def read_config(path: Path) -> TrainingConfig:
+    """Read a configuration.
+
+    Raises:
+        InvalidRequest: The file cannot be read, or states something unknown, absent or of another
+            type than expected; names the place.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InvalidRequest("config", f"cannot read {path}: {error}") from error
+    return build(TrainingConfig, content, "config")
+
+
+def build(cls: type[C], content: Any, place: str) -> C:
+    """A dataclass from plain values, checked.
+
+    Raises:
+        InvalidRequest: See `read_config`.
+    """
+    if not isinstance(content, Mapping):
+        raise InvalidRequest(place, f"expected settings, found {content!r}")
+    known = {f.name: f for f in fields(cast(Any, cls))}
+    unknown = sorted(content.keys() - known.keys())
+    if unknown:
+        raise InvalidRequest(place, f"unknown settings: {', '.join(map(str, unknown))}")
+    needed = {
+        name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING
+    }
+    if missing := sorted(needed - content.keys()):
+        raise InvalidRequest(place, f"missing settings: {', '.join(missing)}")
+    hints = get_type_hints(cls)
+    return cls(**{k: _value(hints[k], v, f"{place}.{k}") for k, v in content.items()})
+
+
+def _value(expected: Any, value: Any, place: str) -> Any:
+    if is_dataclass(expected):
+        return build(cast(type[Any], expected), value, place)
+    origin, arguments = get_origin(expected), get_args(expected)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _value(next(a for a in arguments if a is not type(None)), value, place)
+    if origin is Literal:
+        if value not in arguments:
+            raise InvalidRequest(place, f"expected one of {list(arguments)}, found {value!r}")
+        return value
+    if origin is tuple:
+        return _items(arguments, value, place)
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not expected:
+        raise InvalidRequest(place, f"expected {expected.__name__}, found {value!r}")
+    return value
+
+
+def _items(arguments: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise InvalidRequest(place, f"expected a list, found {value!r}")
+    if arguments[-1] is Ellipsis:
+        arguments = (arguments[0],) * len(value)
+    if len(arguments) != len(value):
+        raise InvalidRequest(place, f"expected {len(arguments)} values, found {value!r}")
+    return tuple(
+        _value(each, item, f"{place}[{number}]")
+        for number, (each, item) in enumerate(zip(arguments, value, strict=True))
+    )

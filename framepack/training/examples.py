@@ -1,0 +1,170 @@
+"""Clips to training examples: the same sections, context and positions as in generation.
+
+An example is one section of a video of so many sections, in some order, at the moment when that
+order would sample it: frames of sections sampled earlier are in the history, all others are zeros.
+Sections come from `framepack.generation.orders`, levels from `context_levels`: the very functions
+that generation calls. Only the latents' origin differs, the truth instead of the model's own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from framepack.generation.history import History, sections_needed
+from framepack.generation.orders import ORDERS, Section
+from framepack.generation.section import context_levels
+from framepack.models.base import LevelLatents, TextCondition
+from framepack.packing.schedule import parse_schedule
+from framepack.training.cache import CachedClip, CachedPrompt
+from framepack.types import Latents
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One ingredient of the mixture of orders.
+
+    Attributes:
+        name: For the log.
+        order: Key of `ORDERS`.
+        share: Of the batches, relative to the other arms' shares.
+        schedule: Packing schedule; the order's own if None.
+        sections: Least and most sections of the videos it pretends to make.
+        pick: ``any`` section, or only the ``first`` in the order of sampling, which sees least.
+    """
+
+    name: str
+    order: str
+    share: float
+    schedule: str | None = None
+    sections: tuple[int, int] = (1, 1000)
+    pick: Literal["any", "first"] = "any"
+
+    def plan(self, num_sections: int) -> tuple[Section, ...]:
+        """All sections of a video, in the order of sampling."""
+        return _plan(self.order, self.schedule, num_sections)
+
+
+@lru_cache(maxsize=256)
+def _plan(order: str, schedule: str | None, num_sections: int) -> tuple[Section, ...]:
+    chosen = ORDERS[order]
+    return chosen.sections(num_sections, parse_schedule(schedule or chosen.default_schedule))
+
+
+@dataclass(frozen=True)
+class Example:
+    """One section with its context.
+
+    Attributes:
+        section: Of the order.
+        levels: Its context, batch size 1.
+        target: (1, c, window, h, w) what to generate.
+        weight: (1, 1, window, h, w) of the squared error; mean near one over a clip.
+        clip: Where it was cut from.
+        captioned: Whether the model is told the caption.
+    """
+
+    section: Section
+    levels: list[LevelLatents]
+    target: Latents
+    weight: Tensor
+    clip: CachedClip
+    captioned: bool = True
+
+
+def cut(
+    clip: CachedClip, sections: Sequence[Section], index: int, *, captioned: bool = True
+) -> Example:
+    """The example of one section of a video that is the clip's beginning."""
+    section = sections[index]
+    history = History(clip.start)
+    for earlier in sections_needed(section, sections):
+        history.add(earlier.frames, clip.frames(earlier.frames))
+    return Example(
+        section=section,
+        levels=context_levels(section, history),
+        target=clip.frames(section.frames),
+        weight=clip.weights(section.frames),
+        clip=clip,
+        captioned=captioned,
+    )
+
+
+def draw(arm: Arm, clips: Sequence[CachedClip], rng: random.Random, dropout: float) -> Example:
+    """A random example of an arm.
+
+    Args:
+        arm: Which order and which of its sections.
+        clips: To choose from.
+        rng: Of the step.
+        dropout: Share of examples without caption.
+    """
+    clip = rng.choice(clips)
+    least, most = arm.sections
+    window = len(arm.plan(least)[0].frames)
+    possible = min(most, (clip.num_frames - 1) // window)
+    sections = arm.plan(rng.randint(least, max(least, possible)))
+    index = 0 if arm.pick == "first" else rng.randrange(len(sections))
+    return cut(clip, sections, index, captioned=rng.random() >= dropout)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of one arm, whose levels therefore have the same shapes.
+
+    Attributes:
+        levels: As in `Example`, for all at once.
+        positions: (b, window) RoPE positions of the targets.
+        target: (b, c, window, h, w).
+        weight: (b, 1, window, h, w).
+        condition: Text and image conditioning.
+    """
+
+    levels: list[LevelLatents]
+    positions: Tensor
+    target: Latents
+    weight: Tensor
+    condition: TextCondition
+
+
+def collate(examples: Sequence[Example], uncaptioned: CachedPrompt) -> Batch:
+    """Stack examples; text is padded to the longest and masked."""
+    columns = zip(*(example.levels for example in examples), strict=True)
+    prompts = [e.clip.prompt if e.captioned else uncaptioned for e in examples]
+    text, mask = _padded([prompt.text for prompt in prompts])
+    return Batch(
+        levels=[
+            LevelLatents(
+                column[0].kernel,
+                torch.cat([level.latents for level in column]),
+                torch.cat([level.positions for level in column]),
+            )
+            for column in columns
+        ],
+        positions=torch.tensor([example.section.positions for example in examples]),
+        target=torch.cat([example.target for example in examples]),
+        weight=torch.cat([example.weight for example in examples]),
+        condition=TextCondition(
+            text=text,
+            pooled=torch.cat([prompt.pooled for prompt in prompts]),
+            image=torch.cat([example.clip.image for example in examples]),
+            mask=mask,
+        ),
+    )
+
+
+def _padded(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Stack (1, l, d) states of different lengths; no mask if they are all as long."""
+    longest = max(text.shape[1] for text in texts)
+    stacked = texts[0].new_zeros(len(texts), longest, texts[0].shape[2])
+    mask = torch.zeros(len(texts), longest, dtype=torch.bool)
+    for row, text in enumerate(texts):
+        stacked[row, : text.shape[1]] = text[0]
+        mask[row, : text.shape[1]] = True
+    return stacked, None if bool(mask.all()) else mask

@@ -1,0 +1,183 @@
+"""What every training run has in common: steps, averaging, reports, saved state, exact resume.
+
+Everything random in a step is drawn from its number, never from a generator that lives on, and
+rates are functions of the step. So the state is weights, their average and the optimisers', and a
+run cut anywhere and resumed is the uncut one, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from framepack.errors import InvalidRequest
+from framepack.training.average import Average
+from framepack.training.rates import RateSchedule
+from framepack.training.runlog import Figures, RunLog, load_state, save_state
+
+M = TypeVar("M", bound=nn.Module)
+
+PEAK = "peak"
+"""Key of an optimiser group's highest rate; the rate schedule scales it."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Of any run.
+
+    Attributes:
+        rates: Learning rates along the run.
+        seed: Of everything drawn.
+        average: Decay of the averaged weights.
+        clip: Largest norm of the gradient.
+        report_every: Steps between rows of the log.
+        save_every: Steps between saved states.
+        bfloat16: Autocast to bf16.
+    """
+
+    rates: RateSchedule
+    seed: int = 0
+    average: float = 0.995
+    clip: float = 1.0
+    report_every: int = 100
+    save_every: int = 100
+    bfloat16: bool = True
+
+
+def identity_of(settings: Any) -> str:
+    """Settings without what may change in the middle of a run.
+
+    Args:
+        settings: A dataclass whose field ``run`` is a `RunSettings`.
+    """
+    kept = replace(settings.run, rates=RateSchedule(1), report_every=1, save_every=1)
+    return repr(replace(settings, run=kept))
+
+
+class Run(ABC, Generic[M]):
+    """A run with its state; `advance` goes on from wherever it stands."""
+
+    def __init__(self, model: M, settings: RunSettings, folder: Path, identity: str) -> None:
+        """Prepare a run at step 0; call `resume` when the subclass is complete.
+
+        Args:
+            model: Trained in place.
+            settings: Of the whole run.
+            folder: For state and log.
+            identity: Everything a resumed run must have in common with the saved one. Learning
+                rates and reports need not be: a run may be lengthened.
+        """
+        self.model, self.run_settings, self.folder = model, settings, folder
+        self.identity = identity
+        self.step, self.seconds = 0, 0.0
+        self.log = RunLog(folder / "log.csv")
+        self.average: Average[M] = Average(model, settings.average)
+        self.optimizers: Sequence[torch.optim.Optimizer] = ()
+
+    @abstractmethod
+    def loss(self) -> Tensor:
+        """The loss of the current step."""
+
+    @abstractmethod
+    def measure(self) -> Figures:
+        """Figures of the averaged weights on held-out data."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.run_settings.rates.steps
+
+    def advance(self, steps: int | None = None) -> Iterator[Figures]:
+        """Train, yielding the figures of every report. Stops after so many steps, or at the end."""
+        end = self.run_settings.rates.steps
+        stop = end if steps is None else min(end, self.step + steps)
+        running: list[float] = []
+        while self.step < stop:
+            began = time.process_time()
+            running.append(self._train_step())
+            self.seconds += time.process_time() - began
+            if self._due(self.run_settings.report_every):
+                mean = sum(running) / len(running)
+                yield self._report(mean)
+                running.clear()
+            if self._due(self.run_settings.save_every):
+                self.save()
+        self.save()
+
+    def autocast(self) -> torch.autocast:
+        """The context that a forward pass runs in."""
+        device = next(self.model.parameters()).device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.run_settings.bfloat16)
+
+    def save(self) -> None:
+        """Write the state, from which a new run goes on exactly."""
+        save_state(
+            self._state_path,
+            {
+                "step": self.step,
+                "seconds": self.seconds,
+                "identity": self.identity,
+                "model": self.model.state_dict(),
+                "average": self.average.model.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            },
+        )
+
+    def resume(self) -> None:
+        """Go on from the folder's state, if there is one.
+
+        Raises:
+            InvalidRequest: It belongs to another run.
+        """
+        state = load_state(self._state_path)
+        if state is None:
+            return
+        if state["identity"] != self.identity:
+            raise InvalidRequest(
+                "out",
+                f"{self.folder} holds the state of a run with other settings; "
+                "give another folder, or delete it",
+            )
+        self._restore(state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.model.load_state_dict(state["model"])
+        self.average.model.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.log.drop_after(self.step)
+
+    @property
+    def _state_path(self) -> Path:
+        return self.folder / "state.pt"
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.finished
+
+    def _train_step(self) -> float:
+        share = self.run_settings.rates.at(self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group[PEAK] * share
+        loss = self.loss()
+        self.model.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.run_settings.clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.average.update(self.model, self.step)
+        self.step += 1
+        return loss.item()
+
+    def _report(self, loss: float) -> Figures:
+        figures = {"step": self.step, "cpu_seconds": self.seconds, "loss": loss, **self.measure()}
+        self.log.write(figures)
+        return figures

@@ -1,0 +1,189 @@
+"""The stages of training ``tiny``, each resumable, in one working folder.
+
+The first writes ``weights/``, a complete preset folder: random towers, the codec's start, an
+untrained transformer. ``codec`` trains the codec's decoder (and encoder, unless it is frozen) and
+replaces its weights when its run is complete. ``cache`` encodes clips into ``cache/``.
+``transformer`` trains on them and leaves its average in ``weights/`` after every call, so the
+folder can be sampled from at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLHunyuanVideo
+from safetensors.torch import load_file, save_file
+
+from framepack.errors import InvalidRequest
+from framepack.models.loading import WEIGHTS, files_sha256, load_transformer, save_transformer
+from framepack.models.tiny import build_folder
+from framepack.presets import Models, load_preset
+from framepack.training.cache import LatentCache
+from framepack.training.codec import CodecRun, export_codec, measure_scaling, start_codec
+from framepack.training.config import TrainingConfig
+from framepack.training.runlog import Figures
+from framepack.training.sources import WorldClips
+from framepack.training.towers import widen_text_towers
+from framepack.training.transformer import Corpus, TransformerRun, start_transformer
+from framepack.world.scene import FIRST_HELD_OUT_SEED
+
+STAGES = ("codec", "cache", "transformer")
+"""In the order in which they need each other, unless the codec's encoder is frozen throughout."""
+
+_CODEC_DONE = "codec/done"
+
+_TOWERS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "image_encoder")
+
+
+class Training:
+    """A configuration and its working folder."""
+
+    def __init__(self, config: TrainingConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.weights = folder / "weights"
+
+    def run(
+        self, only: str | None = None, steps: int | None = None
+    ) -> Iterator[tuple[str, Figures]]:
+        """Run all stages or one, yielding its name with what it reports.
+
+        Args:
+            only: Name of a stage.
+            steps: Of each training stage in this call, at most; the rest is for later calls.
+
+        Raises:
+            InvalidRequest: There is no such stage, or it needs another one first.
+        """
+        if only is not None and only not in STAGES:
+            raise InvalidRequest("stage", f"there is no {only!r}; choose from {', '.join(STAGES)}")
+        for stage in STAGES if only is None else (only,):
+            if stage == "codec":
+                reports = self.train_codec(steps)
+            elif stage == "cache":
+                reports = iter([{"encoded": self.fill_cache()}])
+            else:
+                reports = self.train_transformer(steps)
+            for figures in reports:
+                yield stage, figures
+
+    def prepare(self) -> None:
+        """Write ``weights/`` unless it is there."""
+        if self.weights.is_dir():
+            return
+        partial = self.folder / "weights.partial"
+        build_folder(partial, self.config.size, self.config.seed)
+        widen_text_towers(partial, self.config.seed)
+        if self.config.codec is not None:
+            vae = _vae(partial / "vae")
+            export_codec(vae, start_codec(vae, self.config.codec), partial / "vae")
+        model = load_transformer(partial / "transformer")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            start_transformer(model)
+        save_transformer(model, partial / "transformer")
+        partial.rename(self.weights)
+
+    def train_codec(self, steps: int | None = None) -> Iterator[Figures]:
+        """Train the codec and export it when its run is complete."""
+        self.prepare()
+        if self.config.codec is None:
+            return
+        vae = _vae(self.weights / "vae")
+        run = CodecRun(vae, self.config.codec, self.folder / "codec")
+        yield from run.advance(steps)
+        if run.finished:
+            self._finish_codec(run)
+
+    def _finish_codec(self, run: CodecRun) -> None:
+        """Export the average, with the scaling of its own latents if the encoder moved."""
+        codec, vae = run.settings, run.average.model
+        factor = vae.config.scaling_factor
+        if codec.frozen < 1:
+            first = codec.run.seed
+            factor = measure_scaling(vae, range(first, first + codec.start_clips), codec.pixels)
+        export_codec(vae, factor, self.weights / "vae")
+        (self.folder / _CODEC_DONE).touch()
+
+    def fill_cache(self, part: int = 0, parts: int = 1) -> int:
+        """Encode every ``parts``-th clip that is not encoded yet; returns how many that were.
+
+        Raises:
+            InvalidRequest: The codec's encoder will still change.
+        """
+        self.prepare()
+        codec = self.config.codec
+        moves = codec is not None and codec.frozen < 1
+        if moves and not (self.folder / _CODEC_DONE).is_file():
+            raise InvalidRequest(
+                "stage", "finish the stage 'codec' first, its encoder is not final"
+            )
+        training, held_out = self._caches()
+        return held_out.fill(part, parts) + training.fill(part, parts)
+
+    def train_transformer(self, steps: int | None = None) -> Iterator[Figures]:
+        """Train the transformer, and export its average at the end of this call."""
+        self.prepare()
+        model = load_transformer(self.weights / "transformer").train().requires_grad_(True)
+        run = TransformerRun(
+            model, self.config.transformer, self.corpus(), self.folder / "transformer"
+        )
+        yield from run.advance(steps)
+        self.export(run)
+
+    def export(self, run: TransformerRun) -> None:
+        """Put a run's averaged weights into ``weights/``, in bf16."""
+        save_transformer(run.average.model, self.weights / "transformer")
+        path = self.weights / "transformer" / WEIGHTS
+        tensors = {name: t.to(torch.bfloat16) for name, t in load_file(path).items()}
+        save_file(tensors, path, metadata={"format": "pt", "steps": str(run.step)})
+
+    def corpus(self) -> Corpus:
+        """The encoded clips. Raises InvalidRequest if some are missing."""
+        training, held_out = self._caches()
+        weight = self.config.transformer.motion_weight
+        try:
+            clips, measured = training.load(weight), held_out.load(weight)
+        except FileNotFoundError as error:
+            raise InvalidRequest("stage", "run the stage 'cache' first") from error
+        return Corpus(clips, measured, training.prompt(""), self._encoders_key())
+
+    def _caches(self) -> tuple[LatentCache, LatentCache]:
+        data = self.config.data
+        models = self._models()
+        # Plain convolutions, which autocast to bf16, over the whole clip at once: at 64 pixels it
+        # fits, and windows would compute two fifths of the frames twice.
+        models.codec.vae = _vae(self.weights / "vae")
+        models.codec.vae.use_framewise_encoding = False
+        frames = 1 + 4 * (data.latent_frames - 1)
+        sources = (
+            WorldClips(data.first_seed, data.clips, frames, data.pixels),
+            WorldClips(FIRST_HELD_OUT_SEED, data.held_out, frames, data.pixels),
+        )
+        names, key = ("training", "held_out"), self._encoders_key()
+        first, second = (
+            LatentCache(source, models.encoders, key, self.folder / "cache" / name)
+            for source, name in zip(sources, names, strict=True)
+        )
+        return first, second
+
+    def _models(self) -> Models:
+        return load_preset("tiny", self.weights, "cpu")
+
+    def _encoders_key(self) -> str:
+        """Of all that makes latents and states; not of the codec's decoder."""
+        digest = hashlib.sha256()
+        for name in _TOWERS:
+            digest.update(files_sha256(self.weights / name).encode())
+        state = _vae(self.weights / "vae").state_dict()
+        for name in sorted(n for n in state if n.startswith(("encoder", "quant_conv"))):
+            digest.update(name.encode() + state[name].numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _vae(folder: Path) -> Any:
+    """The autoencoder for training: all parameters fp32, plain convolutions."""
+    return AutoencoderKLHunyuanVideo.from_pretrained(folder, torch_dtype=torch.float32)

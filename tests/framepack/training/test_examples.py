@@ -1,0 +1,150 @@
+"""Training must show the model exactly what generation would."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from framepack.generation.conditioning import Conditioning, Prompt
+from framepack.generation.history import History
+from framepack.generation.orders import ORDERS
+from framepack.generation.section import SamplingSettings, sample_section
+from framepack.generation.seeds import noise_generator
+from framepack.models.base import LevelLatents, StepCache, TextCondition
+from framepack.training.cache import CachedClip
+from framepack.training.examples import Arm, collate, cut, draw
+from framepack.training.transformer import Corpus
+
+Seen = tuple[list[LevelLatents], Tensor, tuple[int, int], TextCondition]
+
+
+@dataclass
+class Truthful:
+    """A model that notes what it is shown and whose every section is the clip's."""
+
+    clip: CachedClip
+    frames: tuple[int, ...] = ()
+    seen: list[Seen] = field(default_factory=list)
+    dtype: torch.dtype = torch.float32
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def prepare(
+        self,
+        levels: Sequence[LevelLatents],
+        positions: Tensor,
+        size: tuple[int, int],
+        condition: TextCondition,
+        guidance_scale: float,
+    ) -> None:
+        assert guidance_scale == 10.0
+        self.seen.append((list(levels), positions, size, condition))
+
+    def predict(
+        self, latents: Tensor, timestep: Tensor, prepared: None, cache: StepCache | None = None
+    ) -> Tensor:
+        truth = self.clip.frames(self.frames)
+        return (latents - truth) / (timestep / 1000)
+
+
+def generate(clip: CachedClip, order: str, num_sections: int) -> list[Seen]:
+    """What a model is shown while a video is generated that turns out to be the clip."""
+    arm, model = Arm("", order, 1.0), Truthful(clip)
+    conditioning = Conditioning(
+        (Prompt(clip.prompt.text, clip.prompt.pooled),), None, clip.image, clip.start
+    )
+    history, generator = History(clip.start), noise_generator(0)
+    settings = SamplingSettings(steps=1, sampler="unipc_bh1")
+    for section in arm.plan(num_sections):
+        model.frames = section.frames
+        steps = sample_section(model, conditioning, section, history, settings, generator)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                history.add(section.frames, done.value)
+                break
+    return model.seen
+
+
+@pytest.mark.parametrize("order", sorted(ORDERS))
+def test_training_sees_what_generation_sees(order: str, nano_corpus: Corpus) -> None:
+    clip, arm = nano_corpus.clips[0], Arm("", order, 1.0)
+    for num_sections in (1, 2, 3):
+        sections = arm.plan(num_sections)
+        generated = generate(clip, order, num_sections)
+        assert len(generated) == len(sections)
+        for index, (levels, positions, size, condition) in enumerate(generated):
+            batch = collate([cut(clip, sections, index)], nano_corpus.uncaptioned)
+            assert torch.equal(batch.positions, positions)
+            assert batch.target.shape[-2:] == size
+            assert [level.kernel for level in batch.levels] == [level.kernel for level in levels]
+            for trained, shown in zip(batch.levels, levels, strict=True):
+                assert torch.equal(trained.positions, shown.positions)
+                torch.testing.assert_close(trained.latents, shown.latents, rtol=0, atol=2e-5)
+            assert torch.equal(batch.condition.text, condition.text)
+            assert torch.equal(batch.condition.image, condition.image)
+            assert batch.condition.mask is None
+
+
+def test_what_is_not_made_yet_is_zeros(nano_corpus: Corpus) -> None:
+    clip, arm = nano_corpus.clips[0], Arm("", "inverted", 1.0)
+    first, second, _ = (cut(clip, arm.plan(3), index) for index in range(3))
+    present = [
+        [bool(level.latents[:, :, n].any()) for n in range(level.latents.shape[2])]
+        for level in first.levels
+    ]
+    assert sum(map(sum, present)) == 1  # the start picture alone
+    assert torch.equal(second.levels[-1].latents, clip.frames([19]))
+    assert torch.equal(first.target, clip.frames(range(19, 28)))
+    start = next(level for level in first.levels if 0 in level.positions)
+    assert torch.equal(start.latents, clip.start)
+
+
+def test_a_batch_mixes_lengths_of_videos_and_of_captions(nano_corpus: Corpus) -> None:
+    arm, rng = Arm("", "inverted", 1.0), random.Random(0)
+    examples = [draw(arm, nano_corpus.clips, rng, dropout=0.3) for _ in range(24)]
+    batch = collate(examples, nano_corpus.uncaptioned)
+    assert len({tuple(row.tolist()) for row in batch.positions}) == 3
+    assert batch.condition.mask is not None
+    lengths = batch.condition.mask.sum(1).tolist()
+    empty = nano_corpus.uncaptioned.text.shape[1]
+    for example, length in zip(examples, lengths, strict=True):
+        told = example.clip.prompt.text.shape[1]
+        assert length == (told if example.captioned else empty)
+    assert 2 <= lengths.count(empty) <= 14
+
+
+def test_an_arm_can_ask_for_the_section_that_sees_least(nano_corpus: Corpus) -> None:
+    rng = random.Random(0)
+    drawn = {
+        pick: {
+            draw(Arm("", "forward", 1.0, pick=pick), nano_corpus.clips, rng, 0.0).section.frames[0]
+            for _ in range(20)
+        }
+        for pick in ("any", "first")
+    }
+    assert drawn == {"any": {1, 10, 19}, "first": {1}}
+
+
+def test_moving_cells_weigh_more(nano_corpus: Corpus) -> None:
+    latents = torch.zeros(16, 9, 8, 8)
+    latents[:, 5, 2, 3] = 1.0
+    clip = replace(nano_corpus.clips[0], latents=latents.half(), motion_weight=4.0)
+    weights = clip.weights(range(9))
+    assert weights.mean() == pytest.approx(1, abs=0.01)
+    expected = torch.ones(1, 1, 9, 8, 8)
+    expected[0, 0, 5, 2, 3] = 5.0
+    torch.testing.assert_close(weights / weights.min(), expected, rtol=1e-2, atol=0)
+
+
+def test_no_arm_reads_beyond_its_clip(nano_corpus: Corpus, tmp_path: Path) -> None:
+    rng = random.Random(1)
+    for order in ORDERS:
+        arm = Arm("", order, 1.0)
+        for _ in range(10):
+            example = draw(arm, nano_corpus.clips, rng, 0.0)
+            assert max(example.section.frames) < nano_corpus.clips[0].num_frames
