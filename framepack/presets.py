@@ -64,6 +64,9 @@ ALL_PARTS: tuple[Part, ...] = ("encoders", "transformer", "codec")
 
 SETTINGS = "framepack.json"
 
+SHIPPED_TINY = Path(__file__).parent / "weights" / "tiny"
+"""Trained weights of ``tiny`` in this package."""
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -276,9 +279,8 @@ def tiny_folder(cache: Path | None = None) -> Path:
     Args:
         cache: Where to keep them; default: the user's cache.
     """
-    shipped = Path(__file__).parent / "weights" / "tiny"
-    if (shipped / SETTINGS).is_file():
-        return shipped
+    if (SHIPPED_TINY / SETTINGS).is_file():
+        return SHIPPED_TINY
     cache = cache or cached_assets_path("framepack", namespace="tiny")
     folder = cache / "random-1"
     if not folder.is_dir():

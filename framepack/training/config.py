@@ -51,6 +51,8 @@ class TrainingConfig:
         codec: How to train the autoencoder; None leaves it as it is.
         size: Key of `framepack.models.tiny.SIZES`.
         seed: Of all initial weights.
+        start: Folder of a preset to go on from, or ``tiny`` for the shipped one; None starts from
+            nothing.
     """
 
     data: WorldData
@@ -58,6 +60,7 @@ class TrainingConfig:
     codec: CodecTraining | None = None
     size: str = "tiny"
     seed: int = 0
+    start: str | None = None
 
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -1,15 +1,16 @@
 """The stages of training ``tiny``, each resumable, in one working folder.
 
-The first writes ``weights/``, a complete preset folder: random towers, the codec's start, an
-untrained transformer. ``codec`` trains the codec's decoder (and encoder, unless it is frozen) and
-replaces its weights when its run is complete. ``cache`` encodes clips into ``cache/``.
-``transformer`` trains on them and leaves its average in ``weights/`` after every call, so the
-folder can be sampled from at any time.
+The first writes ``weights/``, a complete preset folder: random towers, the codec's start and an
+untrained transformer, or a copy of an earlier training's. ``codec`` trains the codec's decoder (and
+encoder, unless it is frozen) and replaces its weights when its run is complete. ``cache`` encodes
+clips into ``cache/``. ``transformer`` trains on them and leaves its average in ``weights/`` after
+every call, so the folder can be sampled from at any time.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from framepack.errors import InvalidRequest
 from framepack.models.loading import WEIGHTS, files_sha256, load_transformer, save_transformer
 from framepack.models.tiny import build_folder
-from framepack.presets import Models, load_preset
+from framepack.presets import SETTINGS, SHIPPED_TINY, Models, load_preset
 from framepack.training.cache import LatentCache
 from framepack.training.codec import CodecRun, export_codec, measure_scaling, start_codec
 from framepack.training.config import TrainingConfig
@@ -75,6 +76,15 @@ class Training:
         if self.weights.is_dir():
             return
         partial = self.folder / "weights.partial"
+        if partial.is_dir():  # an earlier call was killed
+            shutil.rmtree(partial)
+        if self.config.start is None:
+            self._build(partial)
+        else:
+            shutil.copytree(_existing(self.config.start), partial)
+        partial.rename(self.weights)
+
+    def _build(self, partial: Path) -> None:
         build_folder(partial, self.config.size, self.config.seed)
         widen_text_towers(partial, self.config.seed)
         if self.config.codec is not None:
@@ -85,7 +95,6 @@ class Training:
             torch.manual_seed(self.config.seed)
             start_transformer(model)
         save_transformer(model, partial / "transformer")
-        partial.rename(self.weights)
 
     def train_codec(self, steps: int | None = None) -> Iterator[Figures]:
         """Train the codec and export it when its run is complete."""
@@ -182,6 +191,14 @@ class Training:
         for name in sorted(n for n in state if n.startswith(("encoder", "quant_conv"))):
             digest.update(name.encode() + state[name].numpy().tobytes())
         return digest.hexdigest()
+
+
+def _existing(name: str) -> Path:
+    """A preset's folder by path, or the shipped one by name."""
+    folder = SHIPPED_TINY if name == "tiny" else Path(name)
+    if not (folder / SETTINGS).is_file():
+        raise InvalidRequest("start", f"{folder} is not a preset's folder: it has no {SETTINGS}")
+    return folder
 
 
 def _vae(folder: Path) -> Any:

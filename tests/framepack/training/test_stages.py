@@ -58,3 +58,21 @@ def test_stages_know_what_they_need(config: Path, tmp_path: Path) -> None:
         list(training.run("transformer"))
     with pytest.raises(InvalidRequest, match="choose from codec, cache, transformer"):
         list(training.run("sample"))
+
+
+def test_a_training_goes_on_from_a_preset_folder(
+    config: Path, tmp_path: Path, nano_folder: Path
+) -> None:
+    config.write_text(NANO + f"start: {nano_folder}\n")
+    training = Training(read_config(config), tmp_path / "out")
+    training.prepare()
+    files = [path.relative_to(nano_folder) for path in nano_folder.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for file in files:
+        assert (training.weights / file).read_bytes() == (nano_folder / file).read_bytes()
+
+
+def test_a_start_must_be_a_preset_folder(config: Path, tmp_path: Path) -> None:
+    config.write_text(NANO + f"start: {tmp_path}\n")
+    with pytest.raises(InvalidRequest, match="not a preset's folder"):
+        Training(read_config(config), tmp_path / "out").prepare()
