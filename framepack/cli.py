@@ -1,4 +1,4 @@
-"""The ``framepack`` command: make a video, train, or verify arithmetic against golden loops.
+"""The ``framepack`` command: make a video, train, evaluate, or verify against golden loops.
 
 Exit status: 0 done, 1 failed (a file that cannot be read or written, weights that do not fit, a
 verification out of tolerance), 2 a value that cannot be served, 130 interrupted. What goes wrong is
@@ -20,6 +20,7 @@ from framepack.generation.plan import GENERATION_CONFIGS, GenerationRequest, Pla
 from framepack.packing.report import add_packing_arguments
 
 if TYPE_CHECKING:
+    from framepack.evaluation.world import Measured
     from framepack.generation.generate import Finished, Progress
 
 TEACACHE_THRESHOLD = 0.15
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands.add_parser("generate", help="make a video from a picture and a prompt"))
     _add_verify(commands.add_parser("verify", help="compare section loops with golden numbers"))
     _add_train(commands.add_parser("train", help="train the tiny preset on the procedural world"))
+    _add_evaluate(commands.add_parser("evaluate", help="measure videos where the truth is known"))
     add_packing_arguments(commands.add_parser("packing", help="what a packing schedule costs"))
     return parser
 
@@ -98,6 +100,19 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, help="stop after so many; the same command goes on (to the end)")
     add("--threads", type=int, default=1, help="of PyTorch; one is best on a busy CPU")
     parser.set_defaults(command=_train)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("subject", choices=("world",), help="held-out scenes of the procedural world")
+    add("--json", action="store_true", help="print the figures as JSON")
+    add("--weights", type=Path, metavar="FOLDER", help="instead of the shipped ones")
+    add("--specs", type=int, default=64, help="scenes (%(default)s)")
+    add("--seeds", type=int, default=2, help="videos of each scene and order (%(default)s)")
+    add("--sections", type=int, default=10, help="of each video (%(default)s)")
+    add("--arms", default="truth,codec,inverted,forward,vanilla", help="(%(default)s)")
+    add("--steps", type=int, help="denoising steps a section (the preset's)")
+    parser.set_defaults(command=_evaluate)
 
 
 def _generate(options: argparse.Namespace) -> int:
@@ -176,4 +191,29 @@ def _train(options: argparse.Namespace) -> int:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         sys.stdout.write(f"{stage}: {shown}\n")
         sys.stdout.flush()
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from framepack.evaluation.report import as_json, as_table
+    from framepack.evaluation.world import WorldEvaluation, evaluate_world, summarise
+    from framepack.presets import load_preset
+
+    evaluation = WorldEvaluation(
+        specs=options.specs,
+        seeds=options.seeds,
+        sections=options.sections,
+        arms=tuple(options.arms.split(",")),
+        steps=options.steps,
+    )
+    models = load_preset("tiny", options.weights, "cpu")
+    measured: dict[str, list[Measured]] = {arm: [] for arm in evaluation.arms}
+    for arm, video in tqdm(
+        evaluate_world(models, evaluation), total=evaluation.videos, unit="video"
+    ):
+        measured[arm].append(video)
+    figures = summarise(measured)
+    sys.stdout.write(as_json(evaluation, figures) if options.json else as_table(figures))
     return 0

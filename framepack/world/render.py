@@ -19,7 +19,9 @@ from framepack.world.scene import BACKGROUNDS, COLOURS, SIDE, Background, Scene,
 Plane = npt.NDArray[np.float32]
 
 _TEXTURE = 0.10
-_RIM = 0.22
+RIM = 0.22
+"""How much darker a thing is at its edge."""
+
 _RIM_WIDTH = 1.6
 
 
@@ -77,6 +79,16 @@ def draw_background(background: Background, pixels: int = 64) -> Float32[np.ndar
     return np.clip(colour + light, 0, 1).astype(np.float32)
 
 
+def silhouette(thing: Thing, x: float, y: float, pixels: int = 64) -> Float32[np.ndarray, "h w"]:
+    """How much of each pixel a thing covers with its centre at (x, y) in pixels."""
+    axis, scale = _units(pixels), SIDE / pixels
+    dx = axis[None, :] - np.float32((x + 0.5) * scale - 0.5)
+    dy = axis[:, None] - np.float32((y + 0.5) * scale - 0.5)
+    distance = _DISTANCES[thing.shape](dx, dy, np.float32(thing.radius))
+    cover: Plane = np.clip(0.5 - distance / scale, 0, 1)
+    return cover
+
+
 def _units(pixels: int, part: slice = slice(None)) -> Plane:
     """Pixel centres in units; at 64 pixels they are the pixel numbers."""
     index = np.arange(pixels, dtype=np.float32)[part]
@@ -91,7 +103,7 @@ def _draw_thing(picture: Plane, mask: Plane, thing: Thing, path: Plane) -> None:
     dy = _units(pixels, rows)[None, :, None] - path[:, 1, None, None]
     distance = _DISTANCES[thing.shape](dx, dy, np.float32(thing.radius))
     cover = np.clip(0.5 - distance * (pixels / SIDE), 0, 1)
-    shade = 1 - _RIM * (np.clip(distance + _RIM_WIDTH, -1, 1) * 0.5 + 0.5)
+    shade = 1 - RIM * (np.clip(distance + _RIM_WIDTH, -1, 1) * 0.5 + 0.5)
     mask[:, rows, columns] = cover
     under = picture[:, :, rows, columns]
     for channel, value in enumerate(COLOURS[thing.colour]):

@@ -1,0 +1,1 @@
+"""Measurements of generated videos against the procedural world's truth."""
