@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,11 @@ from redis import Redis
 from service.contract.connections import connect
 from tests.support.swift import Swift
 from tests.support.valkey import Valkey
+
+# Before anything imports torch, here or in a child process: threads that spin while they wait cost
+# a factor of three to six when processes share two cores, which the tests of the service do.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session")
