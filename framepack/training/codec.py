@@ -152,7 +152,8 @@ def measure_scaling(vae: Any, seeds: range, pixels: int = 64) -> float:
 
 def export_codec(vae: Any, scaling_factor: float, folder: Path) -> None:
     """Write a diffusers-style folder with half-precision weights."""
-    shipped = AutoencoderKLHunyuanVideo.from_config(vae.config, scaling_factor=scaling_factor)
+    config = {key: value for key, value in vae.config.items() if not key.startswith("_")}
+    shipped = AutoencoderKLHunyuanVideo(**config | {"scaling_factor": scaling_factor})
     shipped.load_state_dict(vae.state_dict())
     shipped.half().save_pretrained(folder)
 

@@ -1,11 +1,14 @@
 """A corpus of the procedural world, encoded by real models of the smallest size."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKLHunyuanVideo
 
-from framepack.models.tiny import build_folder
+from framepack.models.tiny import SIZES, build_folder
 from framepack.presets import Models, load_preset
 from framepack.training.cache import LatentCache
 from framepack.training.sources import WorldClips
@@ -36,6 +39,25 @@ def nano_corpus(nano_cache: LatentCache) -> Corpus:
     nano_cache.fill()
     clips = nano_cache.load(motion_weight=4.0)
     return Corpus(clips[:4], clips[4:], nano_cache.prompt(""), "nano")
+
+
+@pytest.fixture(scope="session")
+def tiny_autoencoder() -> Callable[[], Any]:
+    """Makes the autoencoder of ``tiny`` with the same random weights each time."""
+
+    def make() -> Any:
+        torch.manual_seed(0)
+        chosen = SIZES["tiny"]
+        return AutoencoderKLHunyuanVideo(
+            down_block_types=("HunyuanVideoDownBlock3D",) * 3,
+            up_block_types=("HunyuanVideoUpBlock3D",) * 3,
+            block_out_channels=chosen.vae_channels,
+            layers_per_block=1,
+            norm_num_groups=chosen.vae_groups,
+            mid_block_add_attention=False,
+        )
+
+    return make
 
 
 @pytest.fixture

@@ -1,30 +1,19 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from diffusers import AutoencoderKLHunyuanVideo
 
-from framepack.models.tiny import SIZES
 from framepack.models.vae import use_onednn_convolutions
+from framepack.presets import Models
 from framepack.training.codec import decode, encode, peak_signal_to_noise, world_pixels
 from framepack.training.codec_start import start_from_components
 from framepack.world.scene import FIRST_HELD_OUT_SEED
 
 
-def autoencoder(size: str) -> AutoencoderKLHunyuanVideo:
-    chosen = SIZES[size]
-    torch.manual_seed(0)
-    return AutoencoderKLHunyuanVideo(
-        down_block_types=("HunyuanVideoDownBlock3D",) * 3,
-        up_block_types=("HunyuanVideoUpBlock3D",) * 3,
-        block_out_channels=chosen.vae_channels,
-        layers_per_block=1,
-        norm_num_groups=chosen.vae_groups,
-        mid_block_add_attention=False,
-    )
-
-
-def test_the_start_alone_shows_unseen_scenes() -> None:
+def test_the_start_alone_shows_unseen_scenes(tiny_autoencoder: Callable[[], Any]) -> None:
     """Statistics of eight clips carry over to clips it has not seen, before any training."""
-    vae = autoencoder("tiny")
+    vae = tiny_autoencoder()
     pixels = world_pixels(range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + 4), 9)
     with torch.inference_mode():
         random = peak_signal_to_noise(decode(vae, encode(vae, pixels)), pixels)
@@ -40,6 +29,6 @@ def test_the_start_alone_shows_unseen_scenes() -> None:
     assert deviations[0] > deviations[-1]  # components come in the order of what they explain
 
 
-def test_a_codec_too_narrow_for_pairs_is_refused() -> None:
+def test_a_codec_too_narrow_for_pairs_is_refused(nano_models: Models) -> None:
     with pytest.raises(ValueError, match="too narrow"):
-        start_from_components(autoencoder("nano"), world_pixels(range(2), 5))
+        start_from_components(nano_models.codec.vae, world_pixels(range(2), 5))
