@@ -60,6 +60,7 @@ def test_a_worker_that_was_frozen_past_its_lease_cannot_commit(
     fleet.wait_for(lambda: events.RETRYING in fleet.names(job_id), seconds=2 * LEASE_SECONDS)
     sleeper.signal(signal.SIGCONT)
     fleet.wait_for(lambda: "sample 1" in sleeper.text())
+    sleeper.end()  # it would freeze at the same place of the next job
     job = fleet.wait_for_end(job_id)
 
     assert f"sample 1 of job {job_id}: lost" in sleeper.text()
