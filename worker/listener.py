@@ -51,6 +51,7 @@ class Listener(SimpleWorker):
     """
 
     death_penalty_class = Alarm
+    max_connection_wait_time = LONGEST_PAUSE
 
     def __init__(self, queues: Sequence[Queue], name: str, drain: Drain) -> None:
         self._drain = drain

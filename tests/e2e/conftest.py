@@ -26,6 +26,7 @@ class Service:
     """The service and its resident workers' process ids."""
 
     fleet: Fleet
+    valkey: Valkey
     weights: Path
     render: int
     deliver: int
@@ -41,7 +42,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settings = {"lease_seconds": str(LEASE_SECONDS), "backoff_seconds": "0,0.5"}
     with Valkey(data) as valkey, Fleet(valkey.url, weights, folder, **settings) as fleet:
         supervisor, pids = fleet.supervise()
-        yield Service(fleet, weights, **pids)
+        yield Service(fleet, valkey, weights, **pids)
         supervisor.signal(signal.SIGTERM)
         assert supervisor.wait() == 0, supervisor.text()
 

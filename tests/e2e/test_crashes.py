@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 
@@ -74,6 +75,24 @@ def test_a_worker_that_was_frozen_past_its_lease_cannot_commit(
     assert fleet.storage.get(twice[0]) == fleet.storage.get(committed["render:2"])
     assert fleet.names(job_id).count(events.SECTION_SAMPLED) == 3
     assert _count(fleet.names(job_id), events.TERMINAL) == 1
+
+
+def test_workers_outlive_a_server_that_is_away_for_longer_than_a_lease(
+    service: Service, undisturbed: bytes
+) -> None:
+    fleet = service.fleet
+    job_id = fleet.submit(**REQUEST)
+    fleet.wait_for_step(job_id, section=1, step=10)
+    service.valkey.kill()
+    time.sleep(LEASE_SECONDS + 1)
+    service.valkey.start()
+    job = fleet.wait_for_end(job_id)
+
+    assert job.status == "completed"
+    assert fleet.video(job_id) == undisturbed
+    assert _count(fleet.names(job_id), events.TERMINAL) == 1
+    # The models stayed loaded: it is still the same processes.
+    assert fleet.supervised() == {"render": service.render, "deliver": service.deliver}
 
 
 def _count(names: list[str], wanted: frozenset[str]) -> int:

@@ -27,7 +27,7 @@ def test_one_job_beside_twenty_gets_its_half_of_the_sections(service: Service) -
 
     own = sampled(one)
     others = [at for job_id in many for at in sampled(job_id) if accepted <= at <= own[-1]]
-    turns = "".join(who for _, who in sorted([*zip(own, "1" * 99), *zip(others, "." * 99)]))
+    turns = "".join("1" if at in own else "." for at in sorted(own + others))
     assert len(own) == SECTIONS["one"]
     assert len(own) / (len(own) + len(others)) >= 0.45, turns
     # The other tenant had work all the time, so the share was contested.

@@ -17,11 +17,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
+import redis.exceptions
 from PIL import Image
 from redis import Redis
 
@@ -160,8 +161,12 @@ class Fleet:
         """Start `python -m worker supervise`; returns it and its workers' process ids by lane."""
         supervisor = self.start("supervise")
         supervisor.wait_until_ready(workers=len(Lane))
-        runs = re.findall(r"(\w+) runs as process (\d+)", supervisor.text())
-        return supervisor, {lane: int(pid) for lane, pid in runs}
+        return supervisor, self.supervised()
+
+    def supervised(self) -> dict[str, int]:
+        """The process ids that supervisors last started, by lane."""
+        logs = "\n".join(worker.text() for worker in self._workers)
+        return {lane: int(pid) for lane, pid in re.findall(r"(\w+) runs as process (\d+)", logs)}
 
     def submit(self, tenant: str = "default", **request: Any) -> str:
         """Accept a job as the gateway does. Returns its id."""
@@ -255,7 +260,8 @@ class Fleet:
         record = Record(connect(self.settings.redis_url), self.settings.record_policy())
         bells = Bells(self.settings.redis_url)
         while not self._stop.wait(0.2):
-            bells.ring(record.sweep().ring)
+            with suppress(redis.exceptions.ConnectionError):
+                bells.ring(record.sweep().ring)
         bells.close()
         record.redis.close()
 
