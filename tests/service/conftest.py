@@ -76,17 +76,18 @@ def running_gateway(
         gateway.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_gateway(
     valkey: Valkey, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
+    """A gateway for the tests of one module: its sweeper must not work beside other modules'."""
     with running_gateway(valkey.url, tmp_path_factory.mktemp("storage")) as running:
         yield running
 
 
 @pytest.fixture
 def gateway(shared_gateway: RunningGateway, redis_url: str) -> RunningGateway:
-    """The gateway of the session, on a server emptied for this test."""
+    """The gateway of the module, on a server emptied for this test."""
     assert shared_gateway.settings.redis_url == redis_url
     return shared_gateway
 
