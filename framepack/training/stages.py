@@ -189,7 +189,8 @@ class Training:
             digest.update(files_sha256(self.weights / name).encode())
         state = _vae(self.weights / "vae").state_dict()
         for name in sorted(n for n in state if n.startswith(("encoder", "quant_conv"))):
-            digest.update(name.encode() + state[name].numpy().tobytes())
+            # Adding zero makes -0.0 and 0.0 the same bytes: averaging turns one into the other.
+            digest.update(name.encode() + (state[name] + 0.0).numpy().tobytes())
         return digest.hexdigest()
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ import torch
 from framepack.errors import InvalidRequest
 from framepack.models.vae import load_codec
 from framepack.training.codec import CodecRun, CodecTraining, export_codec, start_codec
+from framepack.training.config import TrainingConfig, WorldData
 from framepack.training.rates import RateSchedule
 from framepack.training.run import RunSettings
+from framepack.training.stages import Training
+from framepack.training.transformer import TransformerTraining
 
 ENCODER = ("encoder", "quant_conv")
 
@@ -73,6 +77,31 @@ def test_a_cut_run_is_the_uncut_one(
         assert torch.equal(cut.average.model.state_dict()[name], tensor), name
     with pytest.raises(InvalidRequest, match="other settings"):
         CodecRun(other, settings(frozen=0.5), tmp_path / "cut")
+
+
+def test_only_the_encoder_decides_about_the_cache(
+    vae: Any, nano_folder: Path, tmp_path: Path
+) -> None:
+    """Not the decoder, nor the sign of a zero, which averaging changes."""
+    training = Training(
+        TrainingConfig(WorldData(1, 1), TransformerTraining(settings().run, ())), tmp_path
+    )
+    shutil.copytree(nano_folder, training.weights)
+
+    def key() -> str:
+        export_codec(vae, 0.75, training.weights / "vae")
+        return training._encoders_key()
+
+    before, weight = key(), vae.encoder.conv_in.conv.weight
+    with torch.no_grad():
+        vae.decoder.conv_in.conv.weight.add_(1)
+        assert torch.signbit(weight[0, 0, 0, 0, 0]) == torch.signbit(torch.zeros(()))
+        weight[weight == 0] = -0.0
+        assert torch.signbit(weight[0, 0, 0, 0, 0])
+    assert key() == before
+    with torch.no_grad():
+        weight[0, 0, 0, 0, 0] = 0.5
+    assert key() != before
 
 
 def test_an_export_states_its_scaling_and_nothing_of_this_machine(vae: Any, tmp_path: Path) -> None:
