@@ -16,6 +16,8 @@ from redis.retry import Retry
 KEY_PREFIX = "framepack:"
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 10.0
+READER_SECONDS = 15.0
+"""Longer than any blocking read asks to wait, so that only a dead connection takes it."""
 
 
 def connect(
@@ -40,18 +42,22 @@ def connect(
 
 
 def connect_reader(url: str) -> redis.asyncio.Redis:
-    """An asynchronous client for blocking reads: it waits for as long as the command says."""
+    """An asynchronous client for reads that block for up to 10 s.
+
+    It does not wait for ever: a connection whose other end vanished without a word would look like
+    one on which nothing happens.
+    """
     client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
         url,
         retry=AsyncRetry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), 3),
         max_connections=16,
         decode_responses=True,
-        **_timeouts(None),
+        **_timeouts(READER_SECONDS),
     )
     return client
 
 
-def _timeouts(answer_seconds: float | None) -> dict[str, Any]:
+def _timeouts(answer_seconds: float) -> dict[str, Any]:
     return {
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_timeout": answer_seconds,

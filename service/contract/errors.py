@@ -5,6 +5,7 @@ ContractError
 +-- JobFinished          the job is in a terminal state, which never changes
 +-- JobConflict          the job is in a state in which this cannot be done
 +-- LeaseLost            another worker may own the task now: stop, write nothing more
++-- RecordUnreadable     the stored job is damaged, or of a form this process does not know
 +-- StorageError         the object store failed
     +-- ObjectNotFound   no object under that key
 """
@@ -36,6 +37,10 @@ class JobConflict(ContractError):  # noqa: N818
 
 class LeaseLost(ContractError):  # noqa: N818
     """Another worker may own the task now: stop, and write nothing more."""
+
+
+class RecordUnreadable(ContractError):  # noqa: N818
+    """The stored job is damaged, or of a form this process does not know."""
 
 
 class StorageError(ContractError):

@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -30,7 +30,7 @@ STEPS = f"{KEY_PREFIX}steps"
 QUEUE_LENGTH = 256
 MOST_LOOKUPS = 8
 BLOCK_MS = 10_000
-_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
+_AWAY = (redis.exceptions.RedisError, OSError)
 
 _NUDGE = Event(job_id="", sequence=0, type="", at=0)
 """Makes a follower look into its job's stream."""
@@ -86,7 +86,7 @@ class EventHub:
         """Follow a job from after a sequence number to its terminal event.
 
         Iteration ends after the terminal event, when the hub closes, or when the follower was too
-        slow twice in a row; a client then comes back with the last sequence number it has.
+        slow for the second time; a client then comes back with the last sequence number it has.
         """
         follower = _Follower()
         self._followers[job_id].add(follower)
@@ -139,7 +139,8 @@ class EventHub:
             for _, entries in answer or []:
                 for entry, fields in entries:
                     last = entry
-                    self._hand_out(fields["job"], _event(fields["job"], fields))
+                    with _skipping(FIREHOSE):
+                        self._hand_out(fields["job"], _event(fields["job"], fields))
 
     async def _read_steps(self) -> None:
         async with self._client.pubsub() as channel:
@@ -147,8 +148,9 @@ class EventHub:
             while True:
                 message = await channel.get_message(ignore_subscribe_messages=True, timeout=10)
                 if message is not None:
-                    step = StepEvent.model_validate_json(message["data"])
-                    self._hand_out(step.job_id, step)
+                    with _skipping(STEPS):
+                        step = StepEvent.model_validate_json(message["data"])
+                        self._hand_out(step.job_id, step)
 
     def _hand_out(self, job_id: str, item: Item) -> None:
         for follower in self._followers.get(job_id, ()):
@@ -175,8 +177,17 @@ class _Follower:
         return await self._queue.get()
 
 
+@contextlib.contextmanager
+def _skipping(source: str) -> Iterator[None]:
+    """Pass over an entry nobody of ours wrote: one reader serves all followers and must not end."""
+    try:
+        yield
+    except (KeyError, ValueError, AttributeError) as error:
+        log.warning("skipped an unreadable entry of %s: %s", source, type(error).__name__)
+
+
 async def _forever(reader: Any) -> None:
-    """Run a reader again whenever its connection breaks."""
+    """Run a reader again whenever its connection breaks or the server refuses it for a while."""
     pause = 0.1
     while True:
         try:

@@ -1,149 +1,7 @@
--- Every transition of a job record, as one script: transitions[ARGV[1]](decoded ARGV[2]) -> JSON.
+-- Every transition of a job record: transitions[ARGV[1]](decoded ARGV[2]) -> JSON.
 --
--- The record is a hash, its history a stream, and both change only here, in one step, on this server's
--- clock. Every transition may be repeated by a client whose answer got lost: it then changes nothing
--- and gives the same answer. Keys are computed, so this needs a single server, not a cluster.
---
--- job:{id}                      the record; fields of a lane start with its name
--- job:{id}:events               its events, ids 1-0, 2-0, ...
--- events                        the latest events of all jobs, for readers that follow many
--- ready:{lane}:{pool}:{class}:{tenant}   jobs with a claimable task, by order of submission
--- active:{lane}:{pool}:{class}  tenants with such jobs, by work received (virtual time)
--- pools:{lane}                  the "{pool}:{class}" that have active tenants
--- leases, delayed               "{id} {lane}" by expiry, by end of a back-off
---
--- A pool is what a worker must offer: "{preset} {engine fingerprint}", "-" for a job not pinned yet.
-
-local P = 'framepack:'
-local CLASSES = { 'high', 'normal', 'low' }
-local LANES = { 'render', 'deliver' }
-local SCAN = 16            -- jobs and tenants looked at where the first does not fit
-local CREDIT = 4           -- sections a tenant may be owed
-local FIREHOSE = 10000     -- events kept for readers that follow many jobs
-local STEP_INTERVAL = 500  -- milliseconds between published steps of a job
-
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
-local function key(...) return P .. table.concat({ ... }, ':') end
-local function job_key(id) return key('job', id) end
-local function get(id, field) return redis.call('HGET', job_key(id), field) end
-local function num(id, field) return tonumber(get(id, field)) or 0 end
-local function set(id, ...) redis.call('HSET', job_key(id), ...) end
-
-local function emit(id, kind, data)
-  local sequence = redis.call('HINCRBY', job_key(id), 'sequence', 1)
-  data = data or '{}'
-  if type(data) == 'table' then data = cjson.encode(data) end
-  redis.call('XADD', key('job', id, 'events'), sequence .. '-0', 'type', kind, 'at', now, 'data', data)
-  redis.call('XADD', key('events'), 'MAXLEN', '~', FIREHOSE, '*',
-    'job', id, 'sequence', sequence, 'type', kind, 'at', now, 'data', data)
-end
-
-local function terminal(status)
-  return status == 'completed' or status == 'failed' or status == 'cancelled'
-end
-
--- What a lane can do next -------------------------------------------------------------------------
-
-local function claimable(id, lane)
-  local sections = num(id, 'sections')
-  local render, deliver = num(id, 'render.next'), num(id, 'deliver.next')
-  if lane == 'render' then
-    return render <= sections and render - 1 - deliver < num(id, 'ahead')
-  end
-  if deliver < sections then return render >= deliver + 2 end
-  return deliver == sections and render == sections + 1
-end
-
-local function pool_of(id, lane)
-  local pinned = get(id, lane .. '.fingerprint')
-  return get(id, 'preset') .. ' ' .. (pinned or '-')
-end
-
--- Fair sharing: least served tenant first, start-time fair -----------------------------------------
-
-local function virtual_time(lane, tenant)
-  return tonumber(redis.call('HGET', key('served', lane), tenant)) or 0
-end
-
-local function is_active(lane, tenant)
-  for _, combo in ipairs(redis.call('SMEMBERS', key('pools', lane))) do
-    if redis.call('ZSCORE', key('active', lane, combo), tenant) then return true end
-  end
-  return false
-end
-
--- A tenant that comes back starts almost level with the least served one that waits, so idleness
--- earns next to nothing. Not quite level: whoever's only job is in work does not wait, and would
--- lose what it is owed each time it comes back for the next section.
-local function catch_up(lane, tenant, cost)
-  local floor
-  for _, combo in ipairs(redis.call('SMEMBERS', key('pools', lane))) do
-    local least = redis.call('ZRANGE', key('active', lane, combo), 0, 0, 'WITHSCORES')
-    if least[2] and (not floor or tonumber(least[2]) < floor) then floor = tonumber(least[2]) end
-  end
-  if floor and floor - CREDIT * cost > virtual_time(lane, tenant) then
-    redis.call('HSET', key('served', lane), tenant, floor - CREDIT * cost)
-  end
-end
-
-local function charge(lane, tenant, cost)
-  local served = redis.call('HINCRBYFLOAT', key('served', lane), tenant, cost)
-  for _, combo in ipairs(redis.call('SMEMBERS', key('pools', lane))) do
-    redis.call('ZADD', key('active', lane, combo), 'XX', served, tenant)
-  end
-end
-
--- A job that waits where it belongs stays untouched, so that its tenant keeps its place.
-local function put_ready(id, lane)
-  local tenant, combo = get(id, 'tenant'), pool_of(id, lane) .. ':' .. get(id, 'priority')
-  if get(id, lane .. '.ready') == combo then return end
-  if not is_active(lane, tenant) then catch_up(lane, tenant, num(id, 'cost')) end
-  set(id, lane .. '.ready', combo)
-  redis.call('SADD', key('pools', lane), combo)
-  redis.call('ZADD', key('active', lane, combo), virtual_time(lane, tenant), tenant)
-  redis.call('ZADD', key('ready', lane, combo, tenant), num(id, 'order'), id)
-end
-
-local function forget_ready(id, lane, combo, tenant)
-  redis.call('ZREM', key('ready', lane, combo, tenant), id)
-  if redis.call('EXISTS', key('ready', lane, combo, tenant)) == 0 then
-    redis.call('ZREM', key('active', lane, combo), tenant)
-    if redis.call('EXISTS', key('active', lane, combo)) == 0 then
-      redis.call('SREM', key('pools', lane), combo)
-    end
-  end
-end
-
-local function take_ready(id, lane)
-  local combo = get(id, lane .. '.ready')
-  if not combo then return end
-  redis.call('HDEL', job_key(id), lane .. '.ready')
-  forget_ready(id, lane, combo, get(id, 'tenant'))
-end
-
--- Put each lane of a job where it belongs now; returns the lanes that have work for somebody.
-local function refresh(id)
-  local ring, status = {}, get(id, 'status')
-  for _, lane in ipairs(LANES) do
-    local free = num(id, lane .. '.lease') == 0
-    local wanted = (status == 'queued' or status == 'running') and free and claimable(id, lane)
-    local delayed = wanted and num(id, lane .. '.after') > now
-    if delayed then
-      redis.call('ZADD', key('delayed'), num(id, lane .. '.after'), id .. ' ' .. lane)
-    else
-      redis.call('ZREM', key('delayed'), id .. ' ' .. lane)
-    end
-    if wanted and not delayed then
-      put_ready(id, lane)
-      ring[#ring + 1] = { lane, get(id, 'preset') }
-    else
-      take_ready(id, lane)
-    end
-  end
-  return ring
-end
+-- Every transition may be repeated by a client whose answer got lost: it then changes nothing and gives
+-- the same answer. Readiness and turns are in record_sharing.lua, keys in record_base.lua.
 
 -- Leases ---------------------------------------------------------------------------------------------
 
@@ -154,6 +12,11 @@ end
 local function drop_lease(id, lane)
   set(id, lane .. '.lease', 0)
   redis.call('ZREM', key('leases'), id .. ' ' .. lane)
+end
+
+local function extend_lease(id, lane, lease_ms)
+  set(id, lane .. '.lease', now + lease_ms)
+  redis.call('ZADD', key('leases'), now + lease_ms, id .. ' ' .. lane)
 end
 
 -- A lane is pinned to the engine that began it, unless nothing it made is part of the job yet.
@@ -183,6 +46,7 @@ local function finish(id, status, data)
   redis.call('SREM', key('open'), id)
   emit(id, status, data)
   local keep = num(id, 'retention')
+  if keep == 0 then keep = WEEK end
   redis.call('PEXPIRE', job_key(id), keep)
   redis.call('PEXPIRE', key('job', id, 'events'), keep)
 end
@@ -198,6 +62,21 @@ end
 local function fail(id, problem)
   set(id, 'error', problem)
   finish(id, 'failed', '{"error":' .. problem .. '}')
+end
+
+-- A record that no transition can work with: out of everybody's way, and failed if it can say so.
+local function condemn(id, problem)
+  redis.call('SREM', key('open'), id)
+  for _, lane in ipairs(LANES) do
+    redis.call('ZREM', key('leases'), id .. ' ' .. lane)
+    redis.call('ZREM', key('delayed'), id .. ' ' .. lane)
+  end
+  if redis.call('TYPE', job_key(id)).ok ~= 'hash' or terminal(get(id, 'status')) then return end
+  local events = key('job', id, 'events')
+  if redis.call('TYPE', events).ok ~= 'stream' then redis.call('DEL', events) end
+  local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+  set(id, 'sequence', last and last[1]:match('^%d+') or 0)
+  fail(id, problem)
 end
 
 -- A task's attempt ended badly: again after a pause, or, at the cap, the end of the job.
@@ -217,73 +96,65 @@ local function crashed(id, lane, reason, problem, policy)
   refresh(id)
 end
 
+-- What time does -------------------------------------------------------------------------------------
+
 local function lapse(policy, limit)
   local lapsed = {}
   local expired = redis.call('ZRANGEBYSCORE', key('leases'), '-inf', now, 'LIMIT', 0, limit)
   for _, member in ipairs(expired) do
     local id, lane = member:match('^(%S+) (%S+)$')
     redis.call('ZREM', key('leases'), member)
-    if id and redis.call('EXISTS', job_key(id)) == 1 and not terminal(get(id, 'status')) then
-      lapsed[#lapsed + 1] = { id, lane }
-      crashed(id, lane, 'worker_lost', policy.crash_problem, policy)
+    if id and exists(id) then
+      if not sound(id) then
+        condemn(id, policy.invalid_problem)
+      elseif num(id, lane .. '.lease') > 0 and not terminal(get(id, 'status')) then
+        lapsed[#lapsed + 1] = { id, lane }
+        crashed(id, lane, 'worker_lost', policy.crash_problem, policy)
+      end
     end
   end
   local due = redis.call('ZRANGEBYSCORE', key('delayed'), '-inf', now, 'LIMIT', 0, limit)
   for _, member in ipairs(due) do
     redis.call('ZREM', key('delayed'), member)
     local id = member:match('^(%S+) ')
-    if id and redis.call('EXISTS', job_key(id)) == 1 then refresh(id) end
+    if id and exists(id) then
+      if sound(id) then refresh(id) else condemn(id, policy.invalid_problem) end
+    end
   end
   return lapsed
 end
 
+-- Look at some of the jobs that have not ended, a few more at each call: each must be where a claim or a
+-- lapse will find it. Transitions keep it so; this is for what they cannot know of.
+local function heal(policy, limit)
+  local from = redis.call('GET', key('healed')) or '0'
+  local page = redis.call('SSCAN', key('open'), from, 'COUNT', limit)
+  if page[1] ~= from then redis.call('SET', key('healed'), page[1]) end
+  for _, id in ipairs(page[2]) do
+    if sound(id) and not terminal(get(id, 'status')) then
+      for _, lane in ipairs(LANES) do
+        local lease = num(id, lane .. '.lease')
+        if lease > 0 then redis.call('ZADD', key('leases'), lease, id .. ' ' .. lane) end
+      end
+      if not finish_cancelling(id) then refresh(id) end
+    else
+      condemn(id, policy.invalid_problem)
+    end
+  end
+end
+
 -- Claiming -------------------------------------------------------------------------------------------
 
--- The first job of a tenant that can be handed out. Records that cannot be read by this worker stay,
--- records that are gone are forgotten.
-local function first_job(lane, combo, tenant, version)
-  local ready = key('ready', lane, combo, tenant)
-  for _, id in ipairs(redis.call('ZRANGE', ready, 0, SCAN - 1)) do
-    local written = get(id, 'version')
-    if not written then
-      forget_ready(id, lane, combo, tenant)
-    elseif tonumber(written) <= version then
-      return id
-    end
-  end
-end
-
-local function best_of_class(lane, class, workable, version)
-  local best, best_time, best_order
-  for preset, fingerprint in pairs(workable) do
-    for _, pinned in ipairs({ '-', fingerprint }) do
-      local combo = preset .. ' ' .. pinned .. ':' .. class
-      local tenants = redis.call('ZRANGE', key('active', lane, combo), 0, SCAN - 1, 'WITHSCORES')
-      for i = 1, #tenants, 2 do
-        local id = first_job(lane, combo, tenants[i], version)
-        if id then
-          local served, order = tonumber(tenants[i + 1]), num(id, 'order')
-          if not best or served < best_time or (served == best_time and order < best_order) then
-            best, best_time, best_order = id, served, order
-          end
-          break
-        end
-      end
-    end
-  end
-  return best
-end
-
-local function begin(id, lane, worker, token, fingerprint, lease_ms)
+local function begin(id, lane, a)
   take_ready(id, lane)
-  local fence = redis.call('HINCRBY', job_key(id), lane .. '.fence', 1)
-  set(id, lane .. '.lease', now + lease_ms, lane .. '.token', token, lane .. '.worker', worker)
-  redis.call('ZADD', key('leases'), now + lease_ms, id .. ' ' .. lane)
-  redis.call('SET', key('claim', token), id, 'PX', lease_ms)
+  redis.call('HINCRBY', job_key(id), lane .. '.fence', 1)
+  set(id, lane .. '.token', a.token, lane .. '.worker', a.worker)
+  extend_lease(id, lane, a.lease_ms)
+  redis.call('SET', key('claim', a.token), id, 'PX', a.lease_ms)
+  redis.call('HSETNX', job_key(id), lane .. '.fingerprint', a.fingerprints[get(id, 'preset')])
   local number, sections = num(id, lane .. '.next'), num(id, 'sections')
-  redis.call('HSETNX', job_key(id), lane .. '.fingerprint', fingerprint)
   if (lane == 'render' and number > 0) or (lane == 'deliver' and number < sections) then
-    charge(lane, get(id, 'tenant'), get(id, 'cost'))
+    charge(lane, get(id, 'priority'), get(id, 'tenant'), num(id, 'cost'))
   end
   if get(id, 'status') == 'queued' then
     set(id, 'status', 'running', 'started', now)
@@ -292,7 +163,6 @@ local function begin(id, lane, worker, token, fingerprint, lease_ms)
   if lane == 'render' and number > 0 then
     emit(id, 'section.started', { section = number - 1, total_sections = sections })
   end
-  return fence
 end
 
 local function claimed(id, lane)
@@ -300,14 +170,17 @@ local function claimed(id, lane)
     crashes = num(id, lane .. '.crashes') }
 end
 
+-- What to ring for after a worker's report; nothing for a record that is gone.
+local function ring_for(id)
+  return exists(id) and refresh(id) or {}
+end
+
 -- Transitions ----------------------------------------------------------------------------------------
 
 local transitions = {}
 
 function transitions.submit(a)
-  if redis.call('EXISTS', job_key(a.id)) == 1 then
-    return { created = false, ring = refresh(a.id) }
-  end
+  if exists(a.id) then return { created = false, ring = refresh(a.id) } end
   local order = redis.call('INCR', key('submitted'))
   set(a.id, 'version', a.version, 'spec', a.spec, 'tenant', a.tenant, 'preset', a.preset,
     'priority', a.priority, 'cost', a.cost, 'sections', a.sections, 'ahead', a.ahead,
@@ -321,15 +194,16 @@ end
 
 function transitions.claim(a)
   lapse(a.policy, SCAN)
+  local function condemned(id) condemn(id, a.policy.invalid_problem) end
   local repeated = redis.call('GET', key('claim', a.token))
   if repeated and get(repeated, a.lane .. '.token') == a.token
     and num(repeated, a.lane .. '.lease') > 0 then
     return { task = claimed(repeated, a.lane) }
   end
   for _, class in ipairs(CLASSES) do
-    local id = best_of_class(a.lane, class, a.fingerprints, a.version)
+    local id = best_of_class(a.lane, class, a.fingerprints, a.version, condemned)
     if id then
-      begin(id, a.lane, a.worker, a.token, a.fingerprints[get(id, 'preset')], a.lease_ms)
+      begin(id, a.lane, a)
       return { task = claimed(id, a.lane) }
     end
   end
@@ -338,8 +212,7 @@ end
 
 function transitions.renew(a)
   if not holds(a.id, a.lane, a.fence) then return { signal = 'lost' } end
-  set(a.id, a.lane .. '.lease', now + a.lease_ms)
-  redis.call('ZADD', key('leases'), now + a.lease_ms, a.id .. ' ' .. a.lane)
+  extend_lease(a.id, a.lane, a.lease_ms)
   return { signal = signal(a.id) }
 end
 
@@ -355,19 +228,16 @@ function transitions.step(a)
   return { signal = signal(a.id) }
 end
 
-function transitions.commit(a)
-  local field = 'artifact:' .. a.lane .. ':' .. a.number
-  if get(a.id, field) == a.artifact then return { accepted = true, ring = refresh(a.id) } end
-  if not holds(a.id, a.lane, a.fence) or num(a.id, a.lane .. '.next') ~= a.number then
-    return { signal = 'lost' }
+-- Why a commit cannot be: the job was cancelled under its holder's hands, or somebody else holds it.
+local function uncommitted(a)
+  local status = get(a.id, 'status')
+  if (status == 'cancelling' or status == 'cancelled') and num(a.id, a.lane .. '.fence') == a.fence then
+    return { accepted = false, ring = {} }
   end
-  drop_lease(a.id, a.lane)
-  if get(a.id, 'status') == 'cancelling' then
-    finish_cancelling(a.id)
-    return { accepted = false, ring = refresh(a.id) }
-  end
-  set(a.id, field, a.artifact, a.lane .. '.next', a.number + 1, a.lane .. '.crashes', 0)
-  redis.call('HDEL', job_key(a.id), a.lane .. '.after')
+  return { signal = 'lost' }
+end
+
+local function tell_of_commit(a)
   local sections = num(a.id, 'sections')
   if a.lane == 'render' and a.number > 0 then
     emit(a.id, 'section.sampled', { section = a.number - 1 })
@@ -376,6 +246,22 @@ function transitions.commit(a)
   elseif a.lane == 'deliver' then
     finish(a.id, 'completed', '{"video":' .. a.artifact .. '}')
   end
+end
+
+function transitions.commit(a)
+  local field = 'artifact:' .. a.lane .. ':' .. a.number
+  if get(a.id, field) == a.artifact then return { accepted = true, ring = refresh(a.id) } end
+  if not holds(a.id, a.lane, a.fence) or num(a.id, a.lane .. '.next') ~= a.number then
+    return uncommitted(a)
+  end
+  drop_lease(a.id, a.lane)
+  if get(a.id, 'status') == 'cancelling' then
+    finish_cancelling(a.id)
+    return { accepted = false, ring = refresh(a.id) }
+  end
+  set(a.id, field, a.artifact, a.lane .. '.next', a.number + 1, a.lane .. '.crashes', 0)
+  redis.call('HDEL', job_key(a.id), a.lane .. '.after')
+  tell_of_commit(a)
   return { accepted = true, ring = refresh(a.id) }
 end
 
@@ -384,7 +270,7 @@ function transitions.release(a)
     give_up(a.id, a.lane)
     finish_cancelling(a.id)
   end
-  return { ring = redis.call('EXISTS', job_key(a.id)) == 1 and refresh(a.id) or {} }
+  return { ring = ring_for(a.id) }
 end
 
 function transitions.fail(a)
@@ -396,7 +282,7 @@ function transitions.fail(a)
       if not finish_cancelling(a.id) then fail(a.id, a.problem) end
     end
   end
-  return { ring = redis.call('EXISTS', job_key(a.id)) == 1 and refresh(a.id) or {} }
+  return { ring = ring_for(a.id) }
 end
 
 function transitions.cancel(a)
@@ -442,46 +328,25 @@ end
 
 function transitions.sweep(a)
   local lapsed, ring = lapse(a.policy, a.limit), {}
+  heal(a.policy, a.limit)
   for _, lane in ipairs(LANES) do
     local seen = {}
-    for _, combo in ipairs(redis.call('SMEMBERS', key('pools', lane))) do
-      local preset = combo:match('^(.*) %S+:%a+$')
-      if not seen[preset] then
-        seen[preset] = true
-        ring[#ring + 1] = { lane, preset }
+    for _, class in ipairs(CLASSES) do
+      for _, pool in ipairs(redis.call('SMEMBERS', key('pools', lane, class))) do
+        local preset = pool:match('^(.*) %S+ %S+$')
+        if not seen[preset] then
+          seen[preset] = true
+          ring[#ring + 1] = { lane, preset }
+        end
       end
     end
   end
   return { lapsed = lapsed, ring = ring }
 end
 
--- How many jobs will be begun before this one if nothing else arrives, counted round by round.
 function transitions.position(a)
-  local combo = get(a.id, 'render.ready')
-  if not combo or get(a.id, 'status') ~= 'queued' then return {} end
-  local tenant, own_class = get(a.id, 'tenant'), get(a.id, 'priority')
-  local own = virtual_time('render', tenant)
-  local place = redis.call('ZRANK', key('ready', 'render', combo, tenant), a.id)
-  local before = place
-  for _, other in ipairs(redis.call('SMEMBERS', key('pools', 'render'))) do
-    local class = other:match(':(%a+)$')
-    local tenants = redis.call('ZRANGE', key('active', 'render', other), 0, -1, 'WITHSCORES')
-    for i = 1, #tenants, 2 do
-      local count = redis.call('ZCARD', key('ready', 'render', other, tenants[i]))
-      if class == own_class and tenants[i] ~= tenant then
-        local served = tonumber(tenants[i + 1])
-        local first = redis.call('ZRANGE', key('ready', 'render', other, tenants[i]), 0, 0,
-          'WITHSCORES')
-        local leads = served < own
-          or (served == own and tonumber(first[2]) < num(a.id, 'order'))
-        local round = leads and place + 1 or place
-        before = before + math.min(count, round)
-      elseif class == 'high' and own_class ~= 'high' or class == 'normal' and own_class == 'low' then
-        before = before + count
-      end
-    end
-  end
-  return { position = before + 1 }
+  if not get(a.id, 'render.ready') or get(a.id, 'status') ~= 'queued' then return {} end
+  return { position = jobs_before(a.id) + 1 }
 end
 
 return cjson.encode(transitions[ARGV[1]](cjson.decode(ARGV[2])))

@@ -13,13 +13,11 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from pydantic import ValidationError
 from redis import Redis
 
 from service.contract.connections import KEY_PREFIX
@@ -29,22 +27,39 @@ from service.contract.errors import (
     JobNotFound,
     LeaseLost,
     Problem,
+    RecordUnreadable,
 )
 from service.contract.job import (
     SCHEMA_VERSION,
     Artifact,
-    Clip,
     Job,
     JobSpec,
     JobStatus,
     Lane,
     Progress,
 )
+from service.contract.stored import artifacts_of, job_of, progress_of, spec_of
+from service.contract.task import Signal, Task, TaskKind, WorkerIdentity
+
+__all__ = [
+    "DAY_MS",
+    "Committed",
+    "Record",
+    "RecordPolicy",
+    "Ring",
+    "Signal",
+    "Submitted",
+    "Swept",
+    "Task",
+    "TaskKind",
+    "WorkerIdentity",
+]
 
 Ring = list[tuple[Lane, str]]
 """(lane, preset) pairs that have work for somebody: ring their bells."""
 
-TaskKind = Literal["encode", "sample", "decode", "finish"]
+SCRIPT = ("record_base.lua", "record_sharing.lua", "record.lua")
+"""Joined, in this order, they are the one script that changes records."""
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -86,72 +101,8 @@ class RecordPolicy:
             "max_crashes": self.max_crashes,
             "backoff_ms": self.backoff_ms,
             "crash_problem": WORKER_CRASHED.model_dump_json(),
+            "invalid_problem": INVALID_RECORD.model_dump_json(),
         }
-
-
-@dataclass(frozen=True)
-class WorkerIdentity:
-    """Who claims.
-
-    Attributes:
-        name: Unique to the process.
-        lane: The lane it serves.
-        fingerprints: Preset to the engine fingerprint it would run it with.
-    """
-
-    name: str
-    lane: Lane
-    fingerprints: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A claimed task.
-
-    Attributes:
-        job_id: Of the job.
-        lane: Which half of it.
-        number: Place in the lane.
-        fence: Fencing number of this claim.
-        crashes: Crashes of earlier attempts at this task.
-        spec: The job as accepted.
-        artifacts: Committed so far, by ``{lane}:{number}``.
-    """
-
-    job_id: str
-    lane: Lane
-    number: int
-    fence: int
-    crashes: int
-    spec: JobSpec = field(repr=False)
-    artifacts: Mapping[str, Artifact] = field(repr=False)
-
-    @property
-    def kind(self) -> TaskKind:
-        """What there is to do."""
-        if self.lane is Lane.RENDER:
-            return "encode" if self.number == 0 else "sample"
-        return "finish" if self.number == self.spec.num_sections else "decode"
-
-    @property
-    def section(self) -> int | None:
-        """The section it belongs to, by order of sampling."""
-        if self.kind == "sample":
-            return self.number - 1
-        return self.number if self.kind == "decode" else None
-
-    @property
-    def claim(self) -> dict[str, Any]:
-        """How the script knows this claim."""
-        return {"id": self.job_id, "lane": self.lane, "fence": self.fence}
-
-
-class Signal(StrEnum):
-    """What a worker should do after it reported."""
-
-    CONTINUE = "continue"
-    CANCEL = "cancel"
-    PAUSE = "pause"
 
 
 @dataclass(frozen=True)
@@ -265,7 +216,9 @@ class Record:
             found = answer["task"]
             try:
                 return self._task(worker.lane, found)
-            except ValidationError:
+            except JobNotFound:
+                continue
+            except RecordUnreadable:
                 self._refuse(worker.lane, found)
 
     def renew(self, task: Task) -> Signal:
@@ -326,46 +279,20 @@ class Record:
 
         Raises:
             JobNotFound: There is no such job, or no longer.
+            RecordUnreadable: The record is damaged.
         """
-        fields = self._fields(job_id)
-        sections = int(fields["sections"])
-        delivered = _artifacts(fields, Lane.DELIVER)
-        error = fields.get("error")
-        return Job(
-            id=job_id,
-            status=JobStatus(fields["status"]),
-            created_at=int(fields["created"]),
-            started_at=_maybe_int(fields.get("started")),
-            finished_at=_maybe_int(fields.get("finished")),
-            sections_sampled=_sampled(fields),
-            clips=tuple(Clip(section=k, artifact=a) for k, a in delivered if k < sections),
-            video=next((a for k, a in delivered if k == sections), None),
-            error=None if error is None else Problem.model_validate_json(error),
-            last_sequence=int(fields["sequence"]),
-        )
+        return job_of(job_id, self._fields(job_id))
 
     def spec(self, job_id: str) -> JobSpec:
-        """The job as accepted. Raises JobNotFound."""
-        stored = self.redis.hget(_job_key(job_id), "spec")
+        """The job as accepted. Raises as `get`."""
+        stored = cast(str | None, self.redis.hget(_job_key(job_id), "spec"))
         if stored is None:
             raise JobNotFound(job_id)
-        return JobSpec.model_validate_json(stored)
+        return spec_of(job_id, {"spec": stored})
 
     def progress(self, job_id: str) -> Progress:
-        """How far a job is. Raises JobNotFound."""
-        fields = self._fields(job_id)
-        sampled, total = _sampled(fields), int(fields["sections"])
-        step = json.loads(fields.get("step", "{}"))
-        if step.get("section") != sampled:
-            step = {}
-        return Progress(
-            sections_sampled=sampled,
-            sections_completed=min(int(fields["deliver.next"]), total),
-            total_sections=total,
-            section=step.get("section"),
-            step=step.get("step"),
-            total_steps=step.get("total_steps"),
-        )
+        """How far a job is. Raises as `get`."""
+        return progress_of(job_id, self._fields(job_id))
 
     def now(self) -> int:
         """Milliseconds since the epoch on the server's clock."""
@@ -376,8 +303,9 @@ class Record:
 
     @cached_property
     def _script(self) -> Any:
-        source = files("service.contract").joinpath("record.lua").read_text(encoding="utf-8")
-        return self.redis.register_script(source)
+        folder = files("service.contract")
+        parts = [folder.joinpath(name).read_text(encoding="utf-8") for name in SCRIPT]
+        return self.redis.register_script("".join(parts))
 
     def _call(self, transition: str, **arguments: Any) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self._script(args=[transition, json.dumps(arguments)]))
@@ -400,20 +328,16 @@ class Record:
         return Signal(signal)
 
     def _task(self, lane: Lane, found: Mapping[str, Any]) -> Task:
-        fields = self._fields(found["id"])
-        artifacts = {
-            f"{each}:{number}": artifact
-            for each in Lane
-            for number, artifact in _artifacts(fields, each)
-        }
+        job_id = found["id"]
+        fields = self._fields(job_id)
         return Task(
-            job_id=found["id"],
+            job_id=job_id,
             lane=lane,
             number=found["number"],
             fence=found["fence"],
             crashes=found["crashes"],
-            spec=JobSpec.model_validate_json(fields.get("spec", "")),
-            artifacts=artifacts,
+            spec=spec_of(job_id, fields),
+            artifacts=artifacts_of(job_id, fields),
         )
 
     def _refuse(self, lane: Lane, found: Mapping[str, Any]) -> None:
@@ -438,25 +362,6 @@ class Record:
 
 def _job_key(job_id: str) -> str:
     return f"{KEY_PREFIX}job:{job_id}"
-
-
-def _sampled(fields: Mapping[str, str]) -> int:
-    return max(0, int(fields["render.next"]) - 1)
-
-
-def _artifacts(fields: Mapping[str, str], lane: Lane) -> list[tuple[int, Artifact]]:
-    """Committed artifacts of a lane, in order."""
-    prefix = f"artifact:{lane}:"
-    found = [
-        (int(name.removeprefix(prefix)), Artifact.model_validate_json(value))
-        for name, value in fields.items()
-        if name.startswith(prefix)
-    ]
-    return sorted(found, key=lambda pair: pair[0])
-
-
-def _maybe_int(value: str | None) -> int | None:
-    return None if value is None else int(value)
 
 
 def _pairs(value: Any) -> list[tuple[str, str]]:

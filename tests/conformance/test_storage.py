@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import boto3
 import httpx
@@ -108,6 +110,50 @@ def test_listing_is_by_prefix_and_sorted(storage: Storage) -> None:
     assert list(storage.list("nothing/")) == []
 
 
+def test_listings_are_sorted_by_key_not_by_folder(storage: Storage) -> None:
+    keys = ["jobs/b-1/1", "jobs/b.c", "jobs/b/2", "jobs/b0"]
+    for key in reversed(keys):
+        storage.put(key, b"1", "text/plain")
+    assert [found.key for found in storage.list("jobs/")] == keys
+    assert [found.key for found in storage.list("")] == keys
+
+
+@pytest.mark.parametrize(
+    "key", ["../out", "/etc/passwd", "a/../../b", "a//b", ".a", "", "a\n", "Ä"]
+)
+def test_a_key_leads_nowhere_else(storage: Storage, key: str, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"1")
+    for call in (
+        lambda: storage.put(key, b"1", "text/plain"),
+        lambda: storage.put_file(key, tmp_path / "in", "text/plain"),
+        lambda: storage.get(key),
+        lambda: storage.get_file(key, tmp_path / "out"),
+        lambda: storage.signed_url(key, expires_in=9, content_type="a/b", filename="a"),
+    ):
+        with pytest.raises(ObjectNotFound):
+            call()
+    assert storage.head(key) is None
+    assert list(storage.list("../")) == []
+    assert [path.name for path in tmp_path.iterdir() if path.name != "store"] == ["in"]
+
+
+def test_a_reader_sees_the_old_or_the_new_object_whole(storage: Storage) -> None:
+    bodies = [bytes([n]) * 300_000 for n in range(2)]
+    storage.put(KEY, bodies[0], "video/mp4")
+
+    def write() -> None:
+        for n in range(8):
+            storage.put(KEY, bodies[n % 2], "video/mp4")
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        seen = 0
+        while not writing.done() or not seen:
+            assert storage.get(KEY) in bodies
+            seen += 1
+        writing.result()
+
+
 def test_a_store_that_works_passes_its_check(storage: Storage) -> None:
     storage.check()
 
@@ -148,6 +194,25 @@ class TestS3Links:
         url = self.url(storage)
         storage.put("jobs/0123/deliver/1-1-abcd.mp4", b"another's", "video/mp4")
         assert httpx.get(url.replace("/0-1-", "/1-1-")).status_code == 403
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("X-Amz-Signature", "0" * 64),
+            ("X-Amz-Expires", "600000"),
+            ("X-Amz-Credential", "other:user/20260101/us-east-1/s3/aws4_request"),
+            ("response-content-type", "text/html"),
+        ],
+    )
+    def test_a_changed_link_opens_nothing(self, storage: Storage, name: str, value: str) -> None:
+        parts = urlsplit(self.url(storage))
+        query = {**dict(parse_qsl(parts.query)), name: value}
+        answer = httpx.get(parts._replace(query=urlencode(query)).geturl())
+        assert answer.status_code in (400, 403)
+        assert b"the video" not in answer.content
+
+    def test_without_a_signature_nothing_opens(self, storage: Storage) -> None:
+        assert httpx.get(self.url(storage).partition("?")[0]).status_code in (400, 403)
 
     def test_a_link_reads_only(self, storage: Storage) -> None:
         assert httpx.put(self.url(storage), content=b"mine").status_code == 403

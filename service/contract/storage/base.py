@@ -1,15 +1,33 @@
 """What a storage scheme offers. Every scheme passes tests/conformance/test_storage.py.
 
 Objects are written once under keys that are never reused, and appear whole or not at all. Keys are
-made of lower-case letters, digits, ``. _ - /`` and never come from users.
+made of lower-case letters, digits, ``. _ - /``; no part of one is empty or starts with a dot, so
+that a key can lead nowhere else.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from service.contract.errors import ObjectNotFound
+
+_KEY = re.compile(r"[a-z0-9_-][a-z0-9._-]*(/[a-z0-9_-][a-z0-9._-]*)*")
+_LONGEST_KEY = 512
+
+
+def checked_key(key: str) -> str:
+    """The key itself.
+
+    Raises:
+        ObjectNotFound: No object can have such a key.
+    """
+    if len(key) > _LONGEST_KEY or not _KEY.fullmatch(key):
+        raise ObjectNotFound("there is no object under such a key")
+    return key
 
 
 @dataclass(frozen=True)
@@ -28,7 +46,10 @@ class StoredObject:
 
 
 class Storage(Protocol):
-    """Write-once objects by key. All methods raise StorageError when the store fails."""
+    """Write-once objects by key. All methods raise StorageError when the store fails.
+
+    Methods that take a key raise ObjectNotFound where no object can have it.
+    """
 
     def put(self, key: str, body: bytes, content_type: str) -> None:
         """Store bytes, durably, before returning."""
@@ -55,4 +76,4 @@ class Storage(Protocol):
         """A URL that GETs the object without credentials until it expires (seconds)."""
 
     def check(self) -> None:
-        """Raise StorageError unless the store can be written and read now."""
+        """Raise StorageError unless the store can be used now."""

@@ -19,9 +19,8 @@ from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urlencode
 
 from service.contract.errors import ObjectNotFound, StorageError
-from service.contract.storage.base import StoredObject
+from service.contract.storage.base import StoredObject, checked_key
 
-_KEY = re.compile(r"[a-z0-9_-][a-z0-9._-]*(/[a-z0-9_-][a-z0-9._-]*)*")
 _PARTIAL = ".partial-"
 
 
@@ -40,7 +39,7 @@ class FileStorage:
             raise StorageError("write a file storage as file:///absolute/folder")
         folder = Path(unquote(url.path))
         with _translated():
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(folder)
         return cls(folder, public_url, secret)
 
     def put(self, key: str, body: bytes, content_type: str) -> None:
@@ -73,13 +72,18 @@ class FileStorage:
             self.path(key).unlink(missing_ok=True)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        parent = self.folder / prefix.rpartition("/")[0]
-        for path in sorted(p for p in parent.rglob("*") if p.is_file()):
-            key = str(path.relative_to(self.folder))
-            if key.startswith(prefix) and _PARTIAL not in path.name:
-                found = self.head(key)
-                if found is not None:
-                    yield found
+        parent = prefix.rpartition("/")[0]
+        try:
+            folder = self.path(parent) if parent else self.folder
+        except ObjectNotFound:
+            return
+        with _translated():
+            paths = [path for path in folder.rglob("*") if path.is_file()]
+        keys = (str(path.relative_to(self.folder)) for path in paths)
+        for key in sorted(key for key in keys if key.startswith(prefix) and _PARTIAL not in key):
+            found = self.head(key)
+            if found is not None:
+                yield found
 
     def signed_url(self, key: str, *, expires_in: int, content_type: str, filename: str) -> str:
         self.path(key)
@@ -111,21 +115,19 @@ class FileStorage:
         Raises:
             ObjectNotFound: No object can have such a key.
         """
-        if not _KEY.fullmatch(key):
-            raise ObjectNotFound("there is no object under such a key")
-        return self.folder / key
+        return self.folder / checked_key(key)
 
     def _signature(self, key: str, query: Mapping[str, str]) -> str:
         if not self._secret:
             raise StorageError("links to files need FRAMEPACK_SIGNING_SECRET")
-        signed = "\n".join([key, *(query.get(name, "") for name in ("expires", "type", "name"))])
-        return hmac.new(self._secret, signed.encode(), hashlib.sha256).hexdigest()
+        signed = urlencode({name: query.get(name, "") for name in ("expires", "type", "name")})
+        return hmac.new(self._secret, f"{key}?{signed}".encode(), hashlib.sha256).hexdigest()
 
     @contextmanager
     def _whole(self, key: str) -> Iterator[Path]:
         path = self.path(key)
         with _translated():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             partial = path.parent / f"{_PARTIAL}{secrets.token_hex(8)}"
             try:
                 yield partial
@@ -134,6 +136,14 @@ class FileStorage:
                 _sync(path.parent)
             finally:
                 partial.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder that is still there after a power cut: its name must be on the disk too."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
 
 
 def _sync(path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, quote
 
 from service.contract.errors import ObjectNotFound
-from service.contract.storage.base import StoredObject
+from service.contract.storage.base import StoredObject, checked_key
 
 _STORES: dict[str, dict[str, tuple[bytes, float]]] = {}
 
@@ -25,14 +25,14 @@ class MemoryStorage:
         return cls(_STORES.setdefault(url.netloc, {}))
 
     def put(self, key: str, body: bytes, content_type: str) -> None:
-        self._objects[key] = (body, time.time())
+        self._objects[checked_key(key)] = (body, time.time())
 
     def put_file(self, key: str, path: Path, content_type: str) -> None:
         self.put(key, path.read_bytes(), content_type)
 
     def get(self, key: str) -> bytes:
         try:
-            return self._objects[key][0]
+            return self._objects[checked_key(key)][0]
         except KeyError:
             raise ObjectNotFound(key) from None
 
@@ -55,7 +55,7 @@ class MemoryStorage:
                 yield found
 
     def signed_url(self, key: str, *, expires_in: int, content_type: str, filename: str) -> str:
-        return f"memory:///{quote(key)}?expires={int(time.time()) + expires_in}"
+        return f"memory:///{quote(checked_key(key))}?expires={int(time.time()) + expires_in}"
 
     def check(self) -> None:
         return

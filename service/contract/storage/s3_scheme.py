@@ -15,14 +15,21 @@ from urllib.parse import SplitResult, parse_qs
 import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ResponseStreamingError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 
 from service.contract.errors import ObjectNotFound, StorageError
-from service.contract.storage.base import StoredObject
+from service.contract.storage.base import StoredObject, checked_key
 
 T = TypeVar("T")
 
 READ_TRIES = 3
+_BODY_ENDED_EARLY = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
 _CONFIG = Config(
     retries={"max_attempts": 4, "mode": "standard"},
     connect_timeout=3,
@@ -97,7 +104,7 @@ class S3Storage:
     def list(self, prefix: str) -> Iterator[StoredObject]:
         pages = self._client.get_paginator("list_objects_v2")
         with _translated():
-            for page in pages.paginate(Bucket=self._bucket, Prefix=self._key(prefix)):
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
                 for item in page.get("Contents", []):
                     key = item["Key"].removeprefix(self._prefix)
                     yield StoredObject(key, item["Size"], item["LastModified"].timestamp())
@@ -121,7 +128,7 @@ class S3Storage:
             self._client.head_bucket(Bucket=self._bucket)
 
     def _key(self, key: str) -> str:
-        return self._prefix + key
+        return self._prefix + checked_key(key)
 
     def _verify(self, key: str, size: int) -> None:
         found = self.head(key)
@@ -134,7 +141,7 @@ def _again(read: Callable[[], T]) -> T:
     for _ in range(READ_TRIES - 1):
         try:
             return read()
-        except ResponseStreamingError:
+        except _BODY_ENDED_EARLY:
             continue
     return read()
 

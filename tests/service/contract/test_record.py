@@ -150,6 +150,15 @@ class TestRepeatedCalls:
         assert event_types(record, spec.id).count(events.RETRYING) == 1
         assert Claimer(record).must_claim().crashes == 1
 
+    def test_commit_of_a_cancelled_job(self, record: Record) -> None:
+        record.submit(make_spec())
+        task = Claimer(record).must_claim()
+        record.cancel(task.job_id)
+        first = record.commit(task, make_artifact(task))
+        assert not first.accepted
+        assert not record.commit(task, make_artifact(task)).accepted
+        assert event_types(record, task.job_id).count(events.CANCELLED) == 1
+
     def test_the_end_of_a_job(self, record: Record) -> None:
         spec = make_spec(sections=1)
         record.submit(spec)
@@ -361,183 +370,6 @@ class TestControl:
         for call in calls:
             with pytest.raises(JobNotFound):
                 call("0" * 32)
-
-
-class TestSharing:
-    def shares(self, record: Record, few: str, many: str) -> float:
-        """Share of the sections that a tenant with one job gets while it has work."""
-        for _ in range(20):
-            record.submit(make_spec(many, sections=5))
-        alone = make_spec(few, sections=12)
-        record.submit(alone)
-        render, deliver = Claimer(record), Claimer(record, Lane.DELIVER)
-        sampled: list[str] = []
-        while record.get(alone.id).sections_sampled < alone.num_sections:
-            task = render.do_one()
-            if task is not None and task.kind == "sample":
-                sampled.append(task.spec.tenant)
-            deliver.do_one()
-        return sampled.count(few) / len(sampled)
-
-    @pytest.mark.parametrize(("few", "many"), [("a", "b"), ("b", "a")])
-    def test_one_job_beside_twenty_of_another_tenant(
-        self, record: Record, few: str, many: str
-    ) -> None:
-        assert self.shares(record, few, many) >= 0.45
-
-    def test_within_a_tenant_first_come_first_served(self, record: Record) -> None:
-        specs = [make_spec(sections=2) for _ in range(3)]
-        for spec in specs:
-            record.submit(spec)
-        ended = [task.job_id for task in do_all(record) if task.kind == "finish"]
-        assert ended == [spec.id for spec in specs]
-
-    def test_work_is_counted_by_its_cost(self, record: Record) -> None:
-        cheap = make_spec("cheap", sections=30, section_cost=1.0)
-        dear = make_spec("dear", sections=30, section_cost=3.0)
-        for spec in (cheap, dear):
-            record.submit(spec)
-        render, deliver = Claimer(record), Claimer(record, Lane.DELIVER)
-        for _ in range(34):
-            render.do_one()
-            deliver.do_one()
-        ratio = record.get(cheap.id).sections_sampled / record.get(dear.id).sections_sampled
-        assert 2.5 < ratio < 3.5
-
-    def test_idleness_earns_next_to_nothing(self, record: Record) -> None:
-        busy = make_spec("busy", sections=60)
-        record.submit(busy)
-        render, deliver = Claimer(record), Claimer(record, Lane.DELIVER)
-        for _ in range(30):
-            render.do_one()
-            deliver.do_one()
-        late = make_spec("late", sections=60)
-        record.submit(late)
-        before = record.get(busy.id).sections_sampled
-        for _ in range(20):
-            render.do_one()
-            deliver.do_one()
-        assert record.get(busy.id).sections_sampled - before >= 7
-
-    def test_a_higher_class_goes_first(self, record: Record) -> None:
-        for priority in ("low", "normal", "high"):
-            record.submit(make_spec(priority, sections=1, priority=priority))
-        ended = [task.spec.priority for task in do_all(record) if task.kind == "finish"]
-        assert ended == ["high", "normal", "low"]
-
-    def test_queue_positions_tell_who_is_next(self, record: Record) -> None:
-        specs = [make_spec(tenant) for tenant in ("a", "a", "b", "a")]
-        for spec in specs:
-            record.submit(spec)
-        positions = [record.queue_position(spec.id) for spec in specs]
-        assert positions == [1, 3, 2, 4]
-        assert Claimer(record).must_claim().job_id == specs[0].id
-        assert record.queue_position(specs[0].id) is None
-
-
-class TestWhoCanServe:
-    def test_only_presets_of_the_worker_are_handed_out(self, record: Record) -> None:
-        record.submit(make_spec())
-        assert Claimer(record, presets=("framepack-i2v",)).claim() is None
-        assert Claimer(record, presets=("framepack-i2v", PRESET)).claim() is not None
-
-    def test_a_begun_lane_stays_with_its_engine(self, record: Record) -> None:
-        record.submit(make_spec())
-        assert Claimer(record, fingerprint="engine-a").do_one() is not None
-        assert Claimer(record, fingerprint="engine-b").claim() is None
-        assert Claimer(record, fingerprint="engine-a").claim() is not None
-
-    def test_a_lane_that_made_nothing_yet_may_change_its_engine(self, record: Record) -> None:
-        record.submit(make_spec())
-        record.release(Claimer(record, fingerprint="engine-a").must_claim())
-        assert Claimer(record, fingerprint="engine-b").claim() is not None
-
-    def test_lanes_are_pinned_apart(self, record: Record) -> None:
-        record.submit(make_spec())
-        render = Claimer(record, fingerprint="engine-a")
-        render.do_one()
-        render.do_one()
-        assert Claimer(record, Lane.DELIVER, fingerprint="engine-b").claim() is not None
-
-
-class TestDamage:
-    def test_a_record_of_a_later_version_waits_for_a_worker_that_knows_it(
-        self, record: Record
-    ) -> None:
-        newer, known = make_spec(schema_version=2), make_spec()
-        record.submit(newer)
-        record.submit(known)
-        task = Claimer(record).claim()
-        assert task is not None
-        assert task.job_id == known.id
-        assert Claimer(record).claim() is None
-
-    def test_a_spec_that_cannot_be_read_fails_its_job_and_no_other(
-        self, record: Record, redis: Redis
-    ) -> None:
-        broken, fine = make_spec(), make_spec()
-        record.submit(broken)
-        record.submit(fine)
-        redis.hset(f"framepack:job:{broken.id}", "spec", "{not json")
-        task = Claimer(record).claim()
-        assert task is not None
-        assert task.job_id == fine.id
-        error = record.get(broken.id).error
-        assert error is not None
-        assert error.code == "invalid_record"
-
-    def test_a_spec_with_unknown_fields_can_be_read(self, record: Record, redis: Redis) -> None:
-        spec = make_spec()
-        record.submit(spec)
-        stored = json.loads(spec.model_dump_json()) | {"of_a_later_version": 1}
-        redis.hset(f"framepack:job:{spec.id}", "spec", json.dumps(stored))
-        assert Claimer(record).must_claim().spec == spec
-
-    def test_a_record_that_is_gone_blocks_nobody(self, record: Record, redis: Redis) -> None:
-        gone, fine = make_spec(), make_spec()
-        record.submit(gone)
-        record.submit(fine)
-        redis.delete(f"framepack:job:{gone.id}")
-        assert Claimer(record).must_claim().job_id == fine.id
-
-    def test_scripts_survive_a_server_that_forgot_them(self, record: Record, redis: Redis) -> None:
-        record.submit(make_spec())
-        redis.script_flush()
-        assert Claimer(record).claim() is not None
-
-
-class TestSweeping:
-    def test_finds_lapsed_leases_and_work_nobody_was_told_of(self, impatient: Record) -> None:
-        spec = make_spec()
-        impatient.submit(spec)
-        Claimer(impatient).must_claim()
-        assert impatient.sweep().lapsed == []
-        wait_for_lapse()
-        swept = impatient.sweep()
-        assert swept.lapsed == [(spec.id, Lane.RENDER)]
-        assert swept.ring == [(Lane.RENDER, PRESET)]
-
-    def test_is_quiet_when_there_is_nothing(self, record: Record) -> None:
-        swept = record.sweep()
-        assert (swept.lapsed, swept.ring) == ([], [])
-
-    def test_ended_jobs_leave_nothing_behind_but_themselves(
-        self, record: Record, redis: Redis
-    ) -> None:
-        spec = make_spec(sections=1)
-        record.submit(spec)
-        do_all(record)
-        keys = {key for key in redis.scan_iter() if ":claim:" not in key}
-        assert keys == {
-            f"framepack:job:{spec.id}",
-            f"framepack:job:{spec.id}:events",
-            "framepack:events",
-            "framepack:submitted",
-            "framepack:served:render",
-            "framepack:served:deliver",
-        }
-        week = 7 * 24 * 3600
-        assert week - 60 < redis.ttl(f"framepack:job:{spec.id}") <= week
 
 
 class TestSteps:
