@@ -30,6 +30,7 @@ STEPS = f"{KEY_PREFIX}steps"
 QUEUE_LENGTH = 256
 MOST_LOOKUPS = 8
 BLOCK_MS = 10_000
+SECONDS_TO_CLOSE = 0.5
 _AWAY = (redis.exceptions.RedisError, OSError)
 
 _NUDGE = Event(job_id="", sequence=0, type="", at=0)
@@ -71,9 +72,12 @@ class EventHub:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        reading = set(self._tasks)
+        while reading:
+            # The client library may take a cancellation for a time-out of its own and go on.
+            for task in reading:
+                task.cancel()
+            _, reading = await asyncio.wait(reading, timeout=SECONDS_TO_CLOSE)
         for followers in self._followers.values():
             for follower in followers:
                 follower.put(None)
