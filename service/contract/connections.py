@@ -5,6 +5,7 @@ Every write is a script that may be repeated, so a lost reply is simply asked fo
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import redis.asyncio
@@ -16,8 +17,9 @@ from redis.retry import Retry
 KEY_PREFIX = "framepack:"
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 10.0
-READER_SECONDS = 15.0
-"""Longer than any blocking read asks to wait, so that only a dead connection takes it."""
+
+_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""A peer that vanished without a word is found out after half a minute, not after two hours."""
 
 
 def connect(
@@ -42,25 +44,30 @@ def connect(
 
 
 def connect_reader(url: str) -> redis.asyncio.Redis:
-    """An asynchronous client for reads that block for up to 10 s.
+    """An asynchronous client for reads that block.
 
-    It does not wait for ever: a connection whose other end vanished without a word would look like
-    one on which nothing happens.
+    It has no time-out of its own: those of the client library go through `asyncio.wait_for`, which
+    before Python 3.12 may lose a cancellation. Callers use `asyncio.timeout`.
     """
     client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
         url,
         retry=AsyncRetry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), 3),
         max_connections=16,
         decode_responses=True,
-        **_timeouts(READER_SECONDS),
+        **_timeouts(None),
     )
     return client
 
 
-def _timeouts(answer_seconds: float) -> dict[str, Any]:
+def _timeouts(answer_seconds: float | None) -> dict[str, Any]:
     return {
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_timeout": answer_seconds,
         "socket_keepalive": True,
+        "socket_keepalive_options": {
+            getattr(socket, name): value
+            for name, value in _KEEPALIVE.items()
+            if hasattr(socket, name)
+        },
         "health_check_interval": 30,
     }

@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -30,7 +30,8 @@ STEPS = f"{KEY_PREFIX}steps"
 QUEUE_LENGTH = 256
 MOST_LOOKUPS = 8
 BLOCK_MS = 10_000
-SECONDS_TO_CLOSE = 0.5
+READ_SECONDS = 15.0
+"""Longer than a read blocks: only a dead connection takes it."""
 _AWAY = (redis.exceptions.RedisError, OSError)
 
 _NUDGE = Event(job_id="", sequence=0, type="", at=0)
@@ -72,12 +73,9 @@ class EventHub:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        reading = set(self._tasks)
-        while reading:
-            # The client library may take a cancellation for a time-out of its own and go on.
-            for task in reading:
-                task.cancel()
-            _, reading = await asyncio.wait(reading, timeout=SECONDS_TO_CLOSE)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for followers in self._followers.values():
             for follower in followers:
                 follower.put(None)
@@ -128,18 +126,31 @@ class EventHub:
 
     async def _stored_after(self, job_id: str, last: int) -> list[Event]:
         async with self._lookups:
-            answer = await self._client.xrange(_stream(job_id), min=f"{last + 1}-0")
+            answer = await self._answer(
+                lambda: self._client.xrange(_stream(job_id), min=f"{last + 1}-0")
+            )
         return _stored(job_id, answer)
 
+    async def _answer(self, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """Of a read that does not block, on a new connection if the old ones are dead."""
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                return await ask()
+        except TimeoutError:
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+        async with asyncio.timeout(READ_SECONDS):
+            return await ask()
+
     async def _read_firehose(self) -> None:
-        newest: Any = await self._client.xrevrange(FIREHOSE, count=1)
+        newest = await self._answer(lambda: self._client.xrevrange(FIREHOSE, count=1))
         last = str(newest[0][0]) if newest else "0-0"
         # Whoever followed while the connection was down may have missed something.
         for followers in self._followers.values():
             for follower in followers:
                 follower.put(_NUDGE)
         while True:
-            answer: Any = await self._client.xread({FIREHOSE: last}, block=BLOCK_MS, count=500)
+            async with asyncio.timeout(READ_SECONDS):
+                answer: Any = await self._client.xread({FIREHOSE: last}, block=BLOCK_MS, count=500)
             for _, entries in answer or []:
                 for entry, fields in entries:
                     last = entry

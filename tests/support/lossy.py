@@ -1,4 +1,4 @@
-"""A TCP proxy that can lose an answer: the command arrives, its reply does not come back."""
+"""A TCP proxy that loses answers: the command arrives, its reply does not come back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from types import TracebackType
 
 
 class LossyProxy:
-    """Forwards to a port on loopback; breaks the connection where an answer is to be lost."""
+    """Forwards to a port on loopback; breaks the connection where an answer is to be lost.
+
+    It can also stop to answer on all connections there are, without closing one, as when a machine
+    on the way vanishes; new connections work.
+    """
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -17,11 +21,16 @@ class LossyProxy:
         self.port: int = self._server.getsockname()[1]
         self.lost = 0
         self._marks: list[bytes] = []
+        self._age = 0
         self._sockets: list[socket.socket] = [self._server]
 
     def lose_the_answer_to(self, mark: bytes) -> None:
         """Lose the answer to the next request that contains these bytes."""
         self._marks.append(mark)
+
+    def go_silent(self) -> None:
+        """Answer nothing more on the connections there are."""
+        self._age += 1
 
     def __enter__(self) -> LossyProxy:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -48,10 +57,13 @@ class LossyProxy:
 
     def _serve(self, client: socket.socket, server: socket.socket) -> None:
         """One request, one answer: the clients here do not pipeline beyond one write."""
+        age = self._age
         with contextlib.suppress(OSError):
             while request := client.recv(1 << 20):
                 server.sendall(request)
                 answer = server.recv(1 << 20)
+                if age != self._age:
+                    continue
                 mark = next((each for each in self._marks if each in request), None)
                 if mark is not None:
                     self._marks.remove(mark)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -13,9 +14,10 @@ from service.contract import eventlog
 from service.contract.connections import connect
 from service.contract.eventlog import EventHub
 from service.contract.events import StepEvent
-from service.contract.job import Event
+from service.contract.job import Event, JobSpec
 from service.contract.record import Record
 from tests.support.jobs import Claimer, do_all, make_spec
+from tests.support.lossy import LossyProxy
 from tests.support.valkey import Valkey
 
 SECONDS = 15
@@ -40,6 +42,25 @@ async def sequences(events: AsyncIterator[Event | StepEvent]) -> list[int]:
 
 def all_of(record: Record, job_id: str) -> list[int]:
     return [event.sequence for event in eventlog.read(record.redis, job_id)]
+
+
+@contextlib.asynccontextmanager
+async def following_live(
+    hub: EventHub, record: Record, spec: JobSpec
+) -> AsyncIterator[AsyncIterator[Event | StepEvent]]:
+    """Submit and follow a job, past its history, where events come from the hub's reader."""
+    await asyncio.to_thread(record.submit, spec)
+    async with hub.follow(spec.id, 1) as events:
+        for change in (record.pause, record.resume):
+            await asyncio.to_thread(change, spec.id)
+            await anext(events)
+        yield events
+
+
+async def handed_out(hub: EventHub, record: Record) -> None:
+    """Wait until the hub's reader has passed everything that happened so far."""
+    async with following_live(hub, record, make_spec()):
+        pass
 
 
 def test_history_comes_first_and_the_end_ends_it(record: Record, redis_url: str) -> None:
@@ -99,22 +120,88 @@ def test_steps_pass_by(record: Record, redis_url: str) -> None:
 def test_a_follower_that_was_too_slow_catches_up(
     record: Record, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eventlog, "QUEUE_LENGTH", 2)
+    spec = make_spec(sections=4)
+    missed = 1 + 3 * 4 + 1  # started; of each section started, sampled, completed; the end
+    monkeypatch.setattr(eventlog, "QUEUE_LENGTH", missed - 2)
+
+    async def scenario(hub: EventHub) -> None:
+        async with following_live(hub, record, spec) as events:
+            await asyncio.to_thread(do_all, record)
+            await handed_out(hub, record)
+            assert await sequences(events) == all_of(record, spec.id)[-missed:]
+
+    in_hub(redis_url, scenario)
+
+
+def test_a_follower_that_is_too_slow_again_ends_and_can_come_back(
+    record: Record, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eventlog, "QUEUE_LENGTH", 3)
     spec = make_spec(sections=4)
 
     async def scenario(hub: EventHub) -> None:
-        await asyncio.to_thread(record.submit, spec)
-        async with hub.follow(spec.id, 0) as events:
-            first = await anext(events)
-            assert isinstance(first, Event)
+        async with following_live(hub, record, spec) as events:
             await asyncio.to_thread(do_all, record)
-            await asyncio.sleep(0.3)
-            rest = await sequences(events)
-        # Too slow once: it goes back to the stream. Too slow again: it is closed, and comes back.
-        seen = [first.sequence, *rest]
-        assert seen == all_of(record, spec.id)[: len(seen)]
+            await handed_out(hub, record)
+            assert await sequences(events) == []
+        async with hub.follow(spec.id, 3) as events:
+            assert await sequences(events) == all_of(record, spec.id)[3:]
 
     in_hub(redis_url, scenario)
+
+
+def test_entries_of_strangers_end_no_reader(record: Record, redis_url: str) -> None:
+    spec = make_spec()
+
+    async def scenario(hub: EventHub) -> None:
+        async with following_live(hub, record, spec) as events:
+            await handed_out(hub, record)
+            record.redis.xadd(eventlog.FIREHOSE, {"junk": "1"})
+            damaged: Any = {"job": spec.id, "sequence": "x", "type": "t", "at": "1", "data": "{}"}
+            record.redis.xadd(eventlog.FIREHOSE, damaged)
+            for junk in ("junk", "[]", '{"job_id": 1}'):
+                record.redis.publish(eventlog.STEPS, junk)
+            render = Claimer(record)
+            await asyncio.to_thread(render.do_one)
+            task = await asyncio.to_thread(render.must_claim)
+            found = [await anext(events), await anext(events)]
+            assert [e.type for e in found if isinstance(e, Event)] == ["started", "section.started"]
+            reading = asyncio.ensure_future(anext(events))
+            while not reading.done():
+                await asyncio.to_thread(record.report_step, task, 4, 4)
+                await asyncio.wait([reading], timeout=0.1)
+            assert isinstance(reading.result(), StepEvent)
+
+    in_hub(redis_url, scenario)
+
+
+def test_a_connection_that_died_silently_is_replaced(
+    valkey: Valkey, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eventlog, "BLOCK_MS", 200)
+    monkeypatch.setattr(eventlog, "READ_SECONDS", 0.5)
+    spec = make_spec(sections=1)
+    with LossyProxy(valkey.port) as proxy:
+
+        async def scenario(hub: EventHub) -> None:
+            async with following_live(hub, record, spec) as events:
+                proxy.go_silent()
+                await asyncio.to_thread(do_all, record)
+                assert (await sequences(events))[-1] == record.get(spec.id).last_sequence
+
+        in_hub(f"redis://127.0.0.1:{proxy.port}/0", scenario)
+
+
+def test_a_hub_closes_at_any_moment_of_its_start(redis_url: str) -> None:
+    """A cancellation that gets lost while a connection is made would leave a reader for ever."""
+
+    async def scenario() -> None:
+        for moment in range(60):
+            async with asyncio.timeout(5), EventHub(redis_url):
+                for _ in range(moment):
+                    await asyncio.sleep(0)
+
+    asyncio.run(scenario())
 
 
 def test_an_outage_of_the_server_loses_nothing(valkey: Valkey, record: Record) -> None:
