@@ -14,7 +14,7 @@ import numpy.typing as npt
 from jaxtyping import Bool, UInt8
 
 from framepack.world.render import RIM, draw_background, silhouette
-from framepack.world.scene import COLOURS, Scene, Thing
+from framepack.world.scene import ALL_COLOURS, Scene, Thing
 
 Series = npt.NDArray[np.float64]
 Video = UInt8[np.ndarray, "t h w 3"]
@@ -87,7 +87,7 @@ def find_thing(
     values: npt.NDArray[np.float32], ground: npt.NDArray[np.float32], thing: Thing
 ) -> Mask:
     """Pixels that show the thing."""
-    colour = np.array(COLOURS[thing.colour], np.float32)
+    colour = np.array(ALL_COLOURS[thing.colour], np.float32)
     shade = np.clip(values @ colour / (colour @ colour), 1 - RIM, 1)
     to_thing = np.linalg.norm(values - shade[..., None] * colour, axis=-1)
     to_ground = np.linalg.norm(values - ground, axis=-1)
@@ -114,7 +114,7 @@ def _background_psnr(
 
 def _colour_error(values: npt.NDArray[np.float32], mask: Mask, thing: Thing) -> Series:
     core = ~_grown(~mask, _CORE)
-    error = np.abs(values - np.array(COLOURS[thing.colour], np.float32)).mean(-1)
+    error = np.abs(values - np.array(ALL_COLOURS[thing.colour], np.float32)).mean(-1)
     count = core.sum((1, 2))
     mean: Series = (error * core).sum((1, 2)) / np.maximum(count, 1)
     return np.where(count > 0, mean, np.nan)

@@ -31,7 +31,7 @@ from framepack.generation.seeds import noise_generator
 from framepack.generation.stitch import SectionDecoder, to_uint8
 from framepack.presets import Models
 from framepack.world.render import render
-from framepack.world.scene import FIRST_HELD_OUT_SEED, Scene, draw_scene
+from framepack.world.scene import FIRST_HELD_OUT_SEED, Cast, Scene, draw_scene
 
 CONTROLS = ("truth", "codec")
 FIRST_SEED = FIRST_HELD_OUT_SEED + 10_000
@@ -49,6 +49,7 @@ class WorldEvaluation:
         arms: Controls, or keys of `ORDERS`.
         steps: Denoising steps; the preset's if None.
         pixels: Height and width.
+        cast: What things may be; None for what base models are trained on.
     """
 
     specs: int = 64
@@ -57,6 +58,7 @@ class WorldEvaluation:
     arms: tuple[str, ...] = ("truth", "codec", "inverted", "forward", "vanilla")
     steps: int | None = None
     pixels: int = 64
+    cast: Cast | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.arms) - {*CONTROLS, *ORDERS})
@@ -85,7 +87,7 @@ class Measured:
 def evaluate_world(models: Models, evaluation: WorldEvaluation) -> Iterator[tuple[str, Measured]]:
     """Measure all videos, yielding each with the name of its arm."""
     for number in range(evaluation.specs):
-        scene = draw_scene(FIRST_SEED + number, num_things=1)
+        scene = draw_scene(FIRST_SEED + number, num_things=1, cast=evaluation.cast)
         plan = _plan(scene, evaluation, order=None, seed=0)
         truth = render(scene, plan.num_pixel_frames, evaluation.pixels).frames
         for arm in evaluation.arms:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from jaxtyping import Float32, UInt8
 
 from framepack.world.motion import centres
-from framepack.world.scene import BACKGROUNDS, COLOURS, SIDE, Background, Scene, Shape, Thing
+from framepack.world.scene import ALL_COLOURS, BACKGROUNDS, SIDE, Background, Scene, Shape, Thing
 
 Plane = npt.NDArray[np.float32]
 
@@ -106,7 +106,7 @@ def _draw_thing(picture: Plane, mask: Plane, thing: Thing, path: Plane) -> None:
     shade = 1 - RIM * (np.clip(distance + _RIM_WIDTH, -1, 1) * 0.5 + 0.5)
     mask[:, rows, columns] = cover
     under = picture[:, :, rows, columns]
-    for channel, value in enumerate(COLOURS[thing.colour]):
+    for channel, value in enumerate(ALL_COLOURS[thing.colour]):
         under[:, channel] += cover * (np.float32(value) * shade - under[:, channel])
 
 
@@ -141,9 +141,18 @@ def _triangle(dx: Plane, dy: Plane, radius: np.float32) -> Plane:
     return distance
 
 
+def _cross(dx: Plane, dy: Plane, radius: np.float32) -> Plane:
+    """Two bars, upright and level, each a third as broad as it is long."""
+    wide, thin = np.float32(0.96) * radius, np.float32(0.34) * radius
+    x, y = np.abs(dx), np.abs(dy)
+    distance: Plane = np.minimum(np.maximum(x - wide, y - thin), np.maximum(x - thin, y - wide))
+    return distance
+
+
 _DISTANCES: Mapping[Shape, Callable[[Plane, Plane, np.float32], Plane]] = {
     "ball": _ball,
     "square": _square,
     "ring": _ring,
     "triangle": _triangle,
+    "cross": _cross,
 }

@@ -6,6 +6,9 @@ units, whatever the number of pixels it is drawn with. Sizes and speeds are thos
 
 Captions use whole words of a closed vocabulary. Object and background colours have no word in
 common, so that a caption with one object is unambiguous even to a reader that forgets its order.
+
+Some colours and one shape are kept back: no base model is trained on them, so that teaching one of
+them shows what a fine-tune does. A `Cast` says which things a scene is drawn from.
 """
 
 from __future__ import annotations
@@ -16,15 +19,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from framepack.errors import InvalidRequest
+
 Colour = tuple[float, float, float]
-Shape = Literal["ball", "square", "triangle", "ring"]
+Shape = Literal["ball", "square", "triangle", "ring", "cross"]
 Pattern = Literal["plain", "striped", "checkered", "dotted"]
 Motion = Literal["slides", "moves", "bounces", "circles", "drifts"]
 
 SIDE = 64.0
 """Units across and down."""
 
-SHAPES: tuple[Shape, ...] = get_args(Shape)
+SHAPES: tuple[Shape, ...] = ("ball", "square", "triangle", "ring")
+UNSEEN_SHAPES: tuple[Shape, ...] = ("cross",)
+"""Drawn only where a cast asks for it."""
+
 PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
 
 MOTIONS: Mapping[Motion, str] = {
@@ -46,6 +54,15 @@ COLOURS: Mapping[str, Colour] = {
     "orange": (0.96, 0.55, 0.10),
     "white": (0.96, 0.96, 0.96),
 }
+
+UNSEEN_COLOURS: Mapping[str, Colour] = {
+    "purple": (0.45, 0.12, 0.72),
+    "pink": (0.98, 0.62, 0.72),
+    "black": (0.04, 0.04, 0.05),
+}
+"""Drawn only where a cast asks for them. The vocabulary of ``tiny`` has the words."""
+
+ALL_COLOURS: Mapping[str, Colour] = {**COLOURS, **UNSEEN_COLOURS}
 
 BACKGROUNDS: Mapping[str, Colour] = {
     "dark": (0.12, 0.12, 0.16),
@@ -91,7 +108,7 @@ class Thing:
     """One moving shape.
 
     Attributes:
-        colour: Key of `COLOURS`.
+        colour: Key of `ALL_COLOURS`.
         shape: What it is.
         motion: How it moves; the laws are in `framepack.world.motion`.
         radius: Half its extent, in units.
@@ -141,13 +158,39 @@ def _article(word: str) -> str:
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
-def draw_scene(seed: int, num_things: int | None = None) -> Scene:
+@dataclass(frozen=True)
+class Cast:
+    """What the things of a scene may be; the default is what base models are trained on.
+
+    Attributes:
+        colours: Keys of `ALL_COLOURS`.
+        shapes: From `SHAPES` and `UNSEEN_SHAPES`.
+
+    Raises:
+        InvalidRequest: A name is unknown, or there is none.
+    """
+
+    colours: tuple[str, ...] = tuple(COLOURS)
+    shapes: tuple[Shape, ...] = SHAPES
+
+    def __post_init__(self) -> None:
+        for field, known in (("colours", ALL_COLOURS), ("shapes", (*SHAPES, *UNSEEN_SHAPES))):
+            names = getattr(self, field)
+            unknown = [name for name in names if name not in known]
+            if unknown or not names:
+                wrong = f"there is no {', '.join(unknown)}" if unknown else "name at least one"
+                raise InvalidRequest(field, f"{wrong}; choose from {', '.join(known)}")
+
+
+def draw_scene(seed: int, num_things: int | None = None, cast: Cast | None = None) -> Scene:
     """The scene of a seed, the same on every machine.
 
     Args:
         seed: Any integer; from `FIRST_HELD_OUT_SEED` on for evaluation.
-        num_things: 1 or 2; drawn if None.
+        num_things: 1 or 2; drawn if None. Never more than the cast has colours.
+        cast: What things may be; the default if None.
     """
+    cast = cast or Cast()
     # Python's Mersenne Twister, not NumPy's generators: its stream is fixed by the language.
     rng = random.Random(f"framepack world {seed}")
     background = Background(
@@ -159,17 +202,17 @@ def draw_scene(seed: int, num_things: int | None = None) -> Scene:
         gradient=rng.uniform(-0.18, 0.18),
     )
     drawn = 2 if rng.random() < TWO_OBJECTS else 1
-    colours = rng.sample(tuple(COLOURS), num_things or drawn)
-    things = tuple(_draw_thing(rng, colour) for colour in colours)
+    colours = rng.sample(cast.colours, min(num_things or drawn, len(cast.colours)))
+    things = tuple(_draw_thing(rng, colour, cast.shapes) for colour in colours)
     return Scene(background, things, start=rng.uniform(0, 200))
 
 
-def _draw_thing(rng: random.Random, colour: str) -> Thing:
+def _draw_thing(rng: random.Random, colour: str, shapes: tuple[Shape, ...]) -> Thing:
     radius = rng.uniform(*RADIUS)
     low, high = radius + 1, SIDE - 1 - radius
     return Thing(
         colour=colour,
-        shape=rng.choice(SHAPES),
+        shape=rng.choice(shapes),
         motion=rng.choice(tuple(MOTIONS)),
         radius=radius,
         x=rng.uniform(low, high),

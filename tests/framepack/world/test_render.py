@@ -4,9 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from framepack.errors import InvalidRequest
 from framepack.world.motion import centres
-from framepack.world.render import draw_background, render
-from framepack.world.scene import COLOURS, MOTIONS, SHAPES, Motion, Shape, draw_scene
+from framepack.world.render import draw_background, render, silhouette
+from framepack.world.scene import COLOURS, MOTIONS, SHAPES, Cast, Motion, Shape, draw_scene
 
 
 def test_a_clip_is_reproducible_and_continues_itself() -> None:
@@ -79,3 +80,28 @@ def test_rendering_keeps_up_with_training() -> None:
     for scene in scenes:
         render(scene, 17)
     assert (time.process_time() - began) / len(scenes) < 0.005  # about 0.8 ms on an idle core
+
+
+def test_unseen_things_are_drawn_only_where_asked_for() -> None:
+    drawn = [thing for seed in range(60) for thing in draw_scene(seed).things]
+    assert {thing.colour for thing in drawn} == set(COLOURS)
+    assert {thing.shape for thing in drawn} == set(SHAPES)
+    cast = Cast(colours=("purple",), shapes=("cross",))
+    for seed in range(8):
+        plain, chosen = draw_scene(seed), draw_scene(seed, cast=cast)
+        assert chosen.background == plain.background
+        assert [(t.colour, t.shape) for t in chosen.things] == [("purple", "cross")]
+    assert "a purple cross that" in draw_scene(3, cast=cast).caption
+    with pytest.raises(InvalidRequest, match="there is no mauve; choose from red"):
+        Cast(colours=("mauve",))
+    with pytest.raises(InvalidRequest, match="name at least one"):
+        Cast(shapes=())
+
+
+def test_a_cross_has_two_bars() -> None:
+    thing = draw_scene(0, 1, Cast(shapes=("cross",))).things[0]
+    mask = silhouette(replace(thing, radius=12.0), 31.5, 31.5) > 0.5
+    assert mask[31, 22:42].all()
+    assert mask[22:42, 31].all()
+    assert not mask[24, 24]
+    assert (mask == mask.T).all()
