@@ -22,6 +22,8 @@ from framepack.packing.report import add_packing_arguments
 if TYPE_CHECKING:
     from framepack.evaluation.world import Measured
     from framepack.generation.generate import Finished, Progress
+    from framepack.presets import LoraFile
+    from framepack.world.scene import Cast
 
 TEACACHE_THRESHOLD = 0.15
 """The official demo's."""
@@ -63,6 +65,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, required=True, metavar="OUT.mp4")
     add("--preset", default="tiny", help=f"one of: {', '.join(GENERATION_CONFIGS)} (%(default)s)")
     add("--weights", type=Path, metavar="FOLDER", help="local weights instead of the hub's")
+    _add_loras(parser)
     add("--device", help="cpu, cuda, cuda:1 ... (a GPU if there is one)")
     add("--seconds", type=float, default=5.0, help="length; sections are whole (%(default)s)")
     add("--steps", type=int, help="denoising steps a section (the preset's)")
@@ -82,6 +85,22 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help=f"skip steps that change little; lossy ({TEACACHE_THRESHOLD} if no number is given)",
     )
     parser.set_defaults(command=_generate)
+
+
+def _add_loras(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE]",
+        help="merge a LoRA into the transformer (diffusers, kohya or original names); repeatable",
+    )
+
+
+def _loras(options: argparse.Namespace) -> list[LoraFile]:
+    from framepack.presets import LoraFile
+
+    return [LoraFile.parse(text) for text in options.lora]
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +126,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("subject", choices=("world",), help="held-out scenes of the procedural world")
     add("--json", action="store_true", help="print the figures as JSON")
     add("--weights", type=Path, metavar="FOLDER", help="instead of the shipped ones")
+    _add_loras(parser)
+    add("--colours", help="of things, comma-separated, such as purple (those trained on)")
+    add("--shapes", help="likewise, such as cross")
     add("--specs", type=int, default=64, help="scenes (%(default)s)")
     add("--seeds", type=int, default=2, help="videos of each scene and order (%(default)s)")
     add("--sections", type=int, default=10, help="of each video (%(default)s)")
@@ -129,7 +151,7 @@ def _generate(options: argparse.Namespace) -> int:
     from framepack.presets import load_preset
 
     check_delivery(options.delivery, plan)
-    models = load_preset(plan.request.preset, options.weights, options.device)
+    models = load_preset(plan.request.preset, options.weights, options.device, _loras(options))
     step_cache = None if options.teacache is None else TeaCacheSettings(options.teacache)
     events = generate(models, plan, image, options.output, options.delivery, step_cache)
     finished = _with_progress_bar(events, plan)
@@ -194,6 +216,14 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _cast(options: argparse.Namespace) -> Cast | None:
+    from framepack.world.scene import Cast
+
+    named = {"colours": options.colours, "shapes": options.shapes}
+    given = {name: tuple(text.split(",")) for name, text in named.items() if text}
+    return Cast(**given) if given else None
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
@@ -207,8 +237,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         sections=options.sections,
         arms=tuple(options.arms.split(",")),
         steps=options.steps,
+        cast=_cast(options),
     )
-    models = load_preset("tiny", options.weights, "cpu")
+    models = load_preset("tiny", options.weights, "cpu", _loras(options))
     measured: dict[str, list[Measured]] = {arm: [] for arm in evaluation.arms}
     for arm, video in tqdm(
         evaluate_world(models, evaluation), total=evaluation.videos, unit="video"

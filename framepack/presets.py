@@ -32,7 +32,8 @@ from framepack.media.clips import ENCODER_THREADS
 from framepack.models.fingerprint import Fingerprint, arithmetic, library_versions
 from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.models.image import load_image_encoder
-from framepack.models.loading import files_sha256, load_transformer, read_json
+from framepack.models.loading import file_sha256, files_sha256, load_transformer, read_json
+from framepack.models.lora import merge_lora, read_lora, weight_shapes
 from framepack.models.text import (
     PromptTemplate,
     load_pooled_encoder,
@@ -119,13 +120,42 @@ PRESETS: Mapping[str, Preset] = {
 """By the name a request uses."""
 
 
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA to merge into a preset's transformer.
+
+    Attributes:
+        path: Safetensors file of any dialect, see `framepack.models.lora`.
+        scale: Its strength; 1 is as trained.
+    """
+
+    path: Path
+    scale: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> LoraFile:
+        """``FILE`` or ``FILE:SCALE``."""
+        path, colon, scale = text.rpartition(":")
+        try:
+            return cls(Path(path), float(scale)) if colon else cls(Path(text))
+        except ValueError:
+            return cls(Path(text))
+
+
 class Models:
     """The parts of a preset, each loaded when first asked for and then kept."""
 
-    def __init__(self, preset: Preset, weights: Path | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        preset: Preset,
+        weights: Path | None,
+        device: torch.device,
+        loras: Sequence[LoraFile] = (),
+    ) -> None:
         self.preset = preset
         self.device = device
         self.precision = preset.precision[device.type]
+        self.loras = tuple(loras)
         self._weights = weights
 
     @cached_property
@@ -148,8 +178,13 @@ class Models:
 
     @cached_property
     def transformer(self) -> PackedHunyuanVideo:
-        """The packed transformer. Raises WeightsError."""
-        return load_transformer(self.folder("transformer"), self.device, self.precision.transformer)
+        """The packed transformer, LoRAs merged. Raises WeightsError."""
+        model = load_transformer(
+            self.folder("transformer"), self.device, self.precision.transformer
+        )
+        for file in self.loras:
+            merge_lora(model, read_lora(file.path, weight_shapes(model)), file.scale)
+        return model
 
     @cached_property
     def codec(self) -> HunyuanVideoCodec:
@@ -198,7 +233,10 @@ class Models:
 
 
 def load_preset(
-    name: str, weights: str | Path | None = None, device: str | torch.device | None = None
+    name: str,
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    loras: Sequence[LoraFile] = (),
 ) -> Models:
     """A preset's models; nothing is loaded before it is asked for.
 
@@ -206,16 +244,20 @@ def load_preset(
         name: Key of `PRESETS`.
         weights: Local folder to use instead of the hub or of the shipped weights.
         device: Default: the first CUDA device if there is one, else the CPU.
+        loras: Merged into the transformer, one after the other.
 
     Raises:
-        InvalidRequest: There is no such preset, folder or kind of device.
+        InvalidRequest: There is no such preset, folder, LoRA file or kind of device.
     """
     if name not in PRESETS:
         raise InvalidRequest("preset", f"there is no {name!r}; choose one of: {', '.join(PRESETS)}")
     if weights is not None and not Path(weights).is_dir():
         raise InvalidRequest("weights", f"{weights} is not a folder")
+    for file in loras:
+        if not file.path.is_file():
+            raise InvalidRequest("lora", f"{file.path} is not a file; write FILE or FILE:SCALE")
     chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Models(PRESETS[name], None if weights is None else Path(weights), chosen)
+    return Models(PRESETS[name], None if weights is None else Path(weights), chosen, loras)
 
 
 def _device(name: str | torch.device) -> torch.device:
@@ -255,6 +297,8 @@ def engine_fingerprint(
         for name in FOLDERS[part]:
             details[f"weights.{name}"] = files_sha256(models.folder(name), cache)
     if "transformer" in parts:
+        for number, lora in enumerate(models.loras):
+            details[f"lora.{number}"] = f"{file_sha256(lora.path, cache)} x {lora.scale}"
         details["attention"] = "torch scaled_dot_product_attention"
         details["step_cache"] = repr(step_cache)
     if "codec" in parts:

@@ -146,11 +146,12 @@ def files_sha256(folder: Path, cache: Path | None = None) -> str:
     suffixes = {".safetensors", ".json", ".txt"}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in suffixes):
         digest.update(str(path.relative_to(folder)).encode() + b"\0")
-        digest.update(bytes.fromhex(_file_sha256(path, cache)))
+        digest.update(bytes.fromhex(file_sha256(path, cache)))
     return digest.hexdigest()
 
 
-def _file_sha256(path: Path, cache: Path | None) -> str:
+def file_sha256(path: Path, cache: Path | None = None) -> str:
+    """Hash of a file, remembered as in `files_sha256`."""
     stat = path.stat()
     identity = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
     note = None if cache is None else cache / hashlib.sha256(identity.encode()).hexdigest()
