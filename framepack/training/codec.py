@@ -9,6 +9,7 @@ is final from the start, and a transformer can be trained on its latents at the 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ class CodecRun(Run[Any]):
         self.optimizers = _optimizers(vae, settings)
         self.resume()
 
-    def loss(self) -> Tensor:
+    def losses(self) -> Iterator[Tensor]:
         """Absolute and squared error, sharpness of edges, and latents that stay near zero."""
         settings = self.settings
         first = settings.run.seed + settings.start_clips + self.step * settings.batch
@@ -118,15 +119,15 @@ class CodecRun(Run[Any]):
         error = made - pixels
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         size = mean.square().mean()
-        return error.abs().mean() + 4 * error.square().mean() + 0.5 * edges + 1e-4 * size
+        yield error.abs().mean() + 4 * error.square().mean() + 0.5 * edges + 1e-4 * size
 
     def measure(self) -> Figures:
         """Signal to noise on held-out clips, without noise on the latents."""
-        first, vae = FIRST_HELD_OUT_SEED, self.average.model
+        first = FIRST_HELD_OUT_SEED
         pixels = world_pixels(
             range(first, first + self.settings.held_out), 17, self.settings.pixels
         )
-        with torch.inference_mode(), self.autocast():
+        with torch.inference_mode(), self.averaged() as vae, self.autocast():
             made = decode(vae, encode(vae, pixels)).float()
         return {"held_out_psnr": peak_signal_to_noise(made, pixels)}
 

@@ -13,7 +13,7 @@ import yaml
 from framepack.errors import InvalidRequest
 from framepack.training.codec import CodecTraining
 from framepack.training.transformer import TransformerTraining
-from framepack.world.scene import FIRST_HELD_OUT_SEED
+from framepack.world.scene import FIRST_HELD_OUT_SEED, Cast
 
 C = TypeVar("C")
 
@@ -28,6 +28,7 @@ class WorldData:
         latent_frames: Of each clip, the start frame included.
         first_seed: Of the training clips.
         pixels: Height and width.
+        cast: What things may be; None for what base models are trained on.
     """
 
     clips: int
@@ -35,6 +36,7 @@ class WorldData:
     latent_frames: int = 46
     first_seed: int = 100_000
     pixels: int = 64
+    cast: Cast | None = None
 
     def __post_init__(self) -> None:
         if self.first_seed + self.clips > FIRST_HELD_OUT_SEED:

@@ -96,8 +96,28 @@ def cut(
     )
 
 
-def draw(arm: Arm, clips: Sequence[CachedClip], rng: random.Random, dropout: float) -> Example:
-    """A random example of an arm.
+@dataclass(frozen=True)
+class Choice:
+    """An example that was drawn and not cut yet; see `cut`."""
+
+    clip: CachedClip
+    sections: Sequence[Section]
+    index: int
+    captioned: bool
+
+    @property
+    def target_shape(self) -> tuple[int, int, int, int]:
+        """(c, window, h, w)."""
+        channels, _, height, width = self.clip.latents.shape
+        return channels, len(self.sections[self.index].frames), height, width
+
+    def cut(self) -> Example:
+        """The example."""
+        return cut(self.clip, self.sections, self.index, captioned=self.captioned)
+
+
+def choose(arm: Arm, clips: Sequence[CachedClip], rng: random.Random, dropout: float) -> Choice:
+    """Draw an example of an arm.
 
     Args:
         arm: Which order and which of its sections.
@@ -111,7 +131,7 @@ def draw(arm: Arm, clips: Sequence[CachedClip], rng: random.Random, dropout: flo
     possible = min(most, (clip.num_frames - 1) // window)
     sections = arm.plan(rng.randint(least, max(least, possible)))
     index = 0 if arm.pick == "first" else rng.randrange(len(sections))
-    return cut(clip, sections, index, captioned=rng.random() >= dropout)
+    return Choice(clip, sections, index, captioned=rng.random() >= dropout)
 
 
 @dataclass(frozen=True)

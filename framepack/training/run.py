@@ -1,8 +1,8 @@
 """What every training run has in common: steps, averaging, reports, saved state, exact resume.
 
 Everything random in a step is drawn from its number, never from a generator that lives on, and
-rates are functions of the step. So the state is weights, their average and the optimisers', and a
-run cut anywhere and resumed is the uncut one, bit for bit on a CPU.
+rates are functions of the step. So the state is the trained weights, their average and the
+optimisers', and a run cut anywhere and resumed is the uncut one, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from framepack.errors import InvalidRequest
-from framepack.training.average import Average
+from framepack.training.average import Average, trained_parameters
+from framepack.training.processes import Processes, local, whole
 from framepack.training.rates import RateSchedule
 from framepack.training.runlog import Figures, RunLog, load_state, save_state
 
@@ -64,26 +66,35 @@ def identity_of(settings: Any) -> str:
 class Run(ABC, Generic[M]):
     """A run with its state; `advance` goes on from wherever it stands."""
 
-    def __init__(self, model: M, settings: RunSettings, folder: Path, identity: str) -> None:
+    def __init__(
+        self,
+        model: M,
+        settings: RunSettings,
+        folder: Path,
+        identity: str,
+        processes: Processes | None = None,
+    ) -> None:
         """Prepare a run at step 0; call `resume` when the subclass is complete.
 
         Args:
-            model: Trained in place.
+            model: Trained in place, as far as its parameters require gradients.
             settings: Of the whole run.
             folder: For state and log.
             identity: Everything a resumed run must have in common with the saved one. Learning
                 rates and reports need not be: a run may be lengthened.
+            processes: That train together; each holds its own shards, if there are any.
         """
         self.model, self.run_settings, self.folder = model, settings, folder
         self.identity = identity
+        self.processes = processes or Processes()
         self.step, self.seconds = 0, 0.0
         self.log = RunLog(folder / "log.csv")
-        self.average: Average[M] = Average(model, settings.average)
+        self.average = Average(model, settings.average)
         self.optimizers: Sequence[torch.optim.Optimizer] = ()
 
     @abstractmethod
-    def loss(self) -> Tensor:
-        """The loss of the current step."""
+    def losses(self) -> Iterator[Tensor]:
+        """Of the current step: one for each part of its batch, which add up to the step's loss."""
 
     @abstractmethod
     def measure(self) -> Figures:
@@ -104,7 +115,7 @@ class Run(ABC, Generic[M]):
             running.append(self._train_step())
             self.seconds += time.process_time() - began
             if self._due(self.run_settings.report_every):
-                mean = sum(running) / len(running)
+                mean = self.processes.mean(sum(running) / len(running))
                 yield self._report(mean)
                 running.clear()
             if self._due(self.run_settings.save_every):
@@ -116,16 +127,31 @@ class Run(ABC, Generic[M]):
         device = next(self.model.parameters()).device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.run_settings.bfloat16)
 
+    @contextmanager
+    def averaged(self) -> Iterator[M]:
+        """The model with the averaged weights, as it is generated with, while this lasts."""
+        training = self.model.training
+        with self.average.applied():
+            yield self.model.eval()
+        self.model.train(training)
+
+    def averaged_weights(self) -> dict[str, Tensor]:
+        """Averages of what is trained, whole and on the CPU; all processes must ask."""
+        with self.average.applied(), torch.no_grad():
+            parameters = trained_parameters(self.model)
+            return {name: whole(p).detach().cpu().clone() for name, p in parameters.items()}
+
     def save(self) -> None:
         """Write the state, from which a new run goes on exactly."""
+        parameters = trained_parameters(self.model)
         save_state(
             self._state_path,
             {
                 "step": self.step,
                 "seconds": self.seconds,
                 "identity": self.identity,
-                "model": self.model.state_dict(),
-                "average": self.average.model.state_dict(),
+                "model": {name: local(p).detach() for name, p in parameters.items()},
+                "average": self.average.values,
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             },
         )
@@ -147,17 +173,21 @@ class Run(ABC, Generic[M]):
             )
         self._restore(state)
 
+    @torch.no_grad()
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.seconds = state["step"], state["seconds"]
-        self.model.load_state_dict(state["model"])
-        self.average.model.load_state_dict(state["average"])
+        for name, parameter in trained_parameters(self.model).items():
+            local(parameter).copy_(state["model"][name])
+            self.average.values[name].copy_(state["average"][name])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.log.drop_after(self.step)
+        if self.processes.main:
+            self.log.drop_after(self.step)
 
     @property
     def _state_path(self) -> Path:
-        return self.folder / "state.pt"
+        rank, count = self.processes.rank, self.processes.count
+        return self.folder / ("state.pt" if count == 1 else f"state-{rank}-of-{count}.pt")
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.finished
@@ -167,17 +197,22 @@ class Run(ABC, Generic[M]):
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group[PEAK] * share
-        loss = self.loss()
         self.model.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.run_settings.clip)
+        total = 0.0
+        with torch.random.fork_rng():  # what PyTorch draws by itself, such as dropout
+            torch.manual_seed(self.run_settings.seed + 7919 * self.step + self.processes.rank)
+            for loss in self.losses():
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.item()
+        nn.utils.clip_grad_norm_(self.average.parameters, self.run_settings.clip)
         for optimizer in self.optimizers:
             optimizer.step()
-        self.average.update(self.model, self.step)
+        self.average.update(self.step)
         self.step += 1
-        return loss.item()
+        return total
 
     def _report(self, loss: float) -> Figures:
         figures = {"step": self.step, "cpu_seconds": self.seconds, "loss": loss, **self.measure()}
-        self.log.write(figures)
+        if self.processes.main:
+            self.log.write(figures)
         return figures

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from jaxtyping import UInt8
 
 from framepack.world.render import render
-from framepack.world.scene import draw_scene
+from framepack.world.scene import Cast, draw_scene
 
 WORLD_VERSION = 1
 """Raised when the same seed would render another clip."""
@@ -46,21 +46,25 @@ class WorldClips:
         count: How many.
         num_frames: Pixel frames each, 1 + 4k.
         pixels: Height and width.
+        cast: What things may be; None for what base models are trained on.
     """
 
     first_seed: int
     count: int
     num_frames: int
     pixels: int = 64
+    cast: Cast | None = None
 
     def __len__(self) -> int:
         return self.count
 
     def key(self, index: int) -> str:
-        """Seed, size and the version of the world."""
-        return f"world {WORLD_VERSION} {astuple(self)[2:]} {self.first_seed + index}"
+        """Seed, size, cast and the version of the world."""
+        cast = "" if self.cast is None else f" {self.cast}"
+        size = (self.num_frames, self.pixels)
+        return f"world {WORLD_VERSION} {size}{cast} {self.first_seed + index}"
 
     def clip(self, index: int) -> SourceClip:
         """Render a scene."""
-        scene = draw_scene(self.first_seed + index)
+        scene = draw_scene(self.first_seed + index, cast=self.cast)
         return SourceClip(render(scene, self.num_frames, self.pixels).frames, scene.caption)

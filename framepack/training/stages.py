@@ -1,31 +1,36 @@
-"""The stages of training ``tiny``, each resumable, in one working folder.
+"""The stages of a training, each resumable, in one working folder.
 
 The first writes ``weights/``, a complete preset folder: random towers, the codec's start and an
 untrained transformer, or a copy of an earlier training's. ``codec`` trains the codec's decoder (and
 encoder, unless it is frozen) and replaces its weights when its run is complete. ``cache`` encodes
 clips into ``cache/``. ``transformer`` trains on them and leaves its average in ``weights/`` after
 every call, so the folder can be sampled from at any time.
+
+A LoRA's training reads its base where it lies and leaves ``lora.safetensors`` instead.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch import Tensor
 
 from framepack.errors import InvalidRequest
 from framepack.models.loading import WEIGHTS, files_sha256, load_transformer, save_transformer
+from framepack.models.lora import write_lora
 from framepack.models.tiny import build_folder
 from framepack.presets import SETTINGS, SHIPPED_TINY, Models, load_preset
 from framepack.training.cache import LatentCache
 from framepack.training.codec import CodecRun, export_codec, measure_scaling, start_codec
 from framepack.training.config import TrainingConfig
+from framepack.training.lora import LoraTraining, collect_lora
 from framepack.training.runlog import Figures
 from framepack.training.sources import WorldClips
 from framepack.training.towers import widen_text_towers
@@ -34,6 +39,9 @@ from framepack.world.scene import FIRST_HELD_OUT_SEED
 
 STAGES = ("codec", "cache", "transformer")
 """In the order in which they need each other, unless the codec's encoder is frozen throughout."""
+
+LORA = "lora.safetensors"
+"""What a LoRA's training leaves."""
 
 _CODEC_DONE = "codec/done"
 
@@ -44,8 +52,23 @@ class Training:
     """A configuration and its working folder."""
 
     def __init__(self, config: TrainingConfig, folder: Path) -> None:
+        """Describe a training; nothing is read or written yet.
+
+        Raises:
+            InvalidRequest: A LoRA is to be trained, and there is nothing it could change.
+        """
         self.config, self.folder = config, folder
-        self.weights = folder / "weights"
+        self.lora = config.transformer.lora
+        if self.lora is None:
+            self.weights = folder / "weights"
+        elif config.start is None or config.codec is not None:
+            raise InvalidRequest(
+                "start",
+                "a LoRA changes trained weights and nothing else: name a preset's folder, or tiny, "
+                "and leave out codec",
+            )
+        else:
+            self.weights = _existing(config.start)
 
     def run(
         self, only: str | None = None, steps: int | None = None
@@ -72,7 +95,7 @@ class Training:
                 yield stage, figures
 
     def prepare(self) -> None:
-        """Write ``weights/`` unless it is there."""
+        """Write ``weights/`` unless it is there, or read only."""
         if self.weights.is_dir():
             return
         partial = self.folder / "weights.partial"
@@ -109,12 +132,14 @@ class Training:
 
     def _finish_codec(self, run: CodecRun) -> None:
         """Export the average, with the scaling of its own latents if the encoder moved."""
-        codec, vae = run.settings, run.average.model
+        codec, vae = run.settings, run.model
         factor = vae.config.scaling_factor
         if codec.frozen < 1:
             first = codec.run.seed
-            factor = measure_scaling(vae, range(first, first + codec.start_clips), codec.pixels)
-        export_codec(vae, factor, self.weights / "vae")
+            with run.averaged():
+                factor = measure_scaling(vae, range(first, first + codec.start_clips), codec.pixels)
+        with run.averaged():
+            export_codec(vae, factor, self.weights / "vae")
         (self.folder / _CODEC_DONE).touch()
 
     def fill_cache(self, part: int = 0, parts: int = 1) -> int:
@@ -136,7 +161,7 @@ class Training:
     def train_transformer(self, steps: int | None = None) -> Iterator[Figures]:
         """Train the transformer, and export its average at the end of this call."""
         self.prepare()
-        model = load_transformer(self.weights / "transformer").train().requires_grad_(True)
+        model = load_transformer(self.weights / "transformer")
         run = TransformerRun(
             model, self.config.transformer, self.corpus(), self.folder / "transformer"
         )
@@ -144,11 +169,24 @@ class Training:
         self.export(run)
 
     def export(self, run: TransformerRun) -> None:
-        """Put a run's averaged weights into ``weights/``, in bf16."""
-        save_transformer(run.average.model, self.weights / "transformer")
-        path = self.weights / "transformer" / WEIGHTS
-        tensors = {name: t.to(torch.bfloat16) for name, t in load_file(path).items()}
-        save_file(tensors, path, metadata={"format": "pt", "steps": str(run.step)})
+        """Leave a run's averaged weights: in ``weights/``, in bf16, or as a LoRA's files."""
+        averages = run.averaged_weights()
+        if self.lora is not None:
+            self._export_lora(self.lora, averages, run)
+            return
+        folder = self.weights / "transformer"
+        tensors = {name: tensor.to(torch.bfloat16) for name, tensor in averages.items()}
+        metadata = {"format": "pt", "steps": str(run.step)}
+        save_file(tensors, folder / WEIGHTS, metadata=metadata)
+
+    def _export_lora(
+        self, settings: LoraTraining, weights: Mapping[str, Tensor], run: TransformerRun
+    ) -> None:
+        base = files_sha256(self.weights / "transformer")
+        lora = collect_lora(weights, settings, {"steps": str(run.step), "base_sha256": base})
+        for number, dialect in enumerate(settings.dialects):
+            name = f"lora.{dialect}.safetensors" if number else LORA
+            write_lora(lora, run.base_shapes, self.folder / name, dialect)
 
     def corpus(self) -> Corpus:
         """The encoded clips. Raises InvalidRequest if some are missing."""
@@ -169,8 +207,8 @@ class Training:
         models.codec.vae.use_framewise_encoding = False
         frames = 1 + 4 * (data.latent_frames - 1)
         sources = (
-            WorldClips(data.first_seed, data.clips, frames, data.pixels),
-            WorldClips(FIRST_HELD_OUT_SEED, data.held_out, frames, data.pixels),
+            WorldClips(data.first_seed, data.clips, frames, data.pixels, data.cast),
+            WorldClips(FIRST_HELD_OUT_SEED, data.held_out, frames, data.pixels, data.cast),
         )
         names, key = ("training", "held_out"), self._encoders_key()
         first, second = (

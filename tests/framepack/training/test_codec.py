@@ -73,8 +73,8 @@ def test_a_cut_run_is_the_uncut_one(
         cut = CodecRun(other, settings(), tmp_path / "cut")
         list(cut.advance(2))
     assert cut.finished
-    for name, tensor in uncut.average.model.state_dict().items():
-        assert torch.equal(cut.average.model.state_dict()[name], tensor), name
+    for name, tensor in uncut.average.values.items():
+        assert torch.equal(cut.average.values[name], tensor), name
     with pytest.raises(InvalidRequest, match="other settings"):
         CodecRun(other, settings(frozen=0.5), tmp_path / "cut")
 
