@@ -30,6 +30,7 @@ from framepack.generation.plan import GENERATION_CONFIGS, GenerationConfig
 from framepack.generation.stepcache import StepCacheFactory
 from framepack.media.clips import ENCODER_THREADS
 from framepack.models.fingerprint import Fingerprint, arithmetic, library_versions
+from framepack.models.fused import FORM, fuse
 from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.models.image import load_image_encoder
 from framepack.models.loading import file_sha256, files_sha256, load_transformer, read_json
@@ -178,7 +179,11 @@ class Models:
 
     @cached_property
     def transformer(self) -> PackedHunyuanVideo:
-        """The packed transformer, LoRAs merged. Raises WeightsError."""
+        """The packed transformer in its inference form, LoRAs merged. Raises WeightsError."""
+        return fuse(self.released_transformer())
+
+    def released_transformer(self) -> PackedHunyuanVideo:
+        """The same with the released tensors, as files have them. Raises WeightsError."""
         model = load_transformer(
             self.folder("transformer"), self.device, self.precision.transformer
         )
@@ -299,6 +304,7 @@ def engine_fingerprint(
     if "transformer" in parts:
         for number, lora in enumerate(models.loras):
             details[f"lora.{number}"] = f"{file_sha256(lora.path, cache)} x {lora.scale}"
+        details["transformer"] = FORM
         details["attention"] = "torch scaled_dot_product_attention"
         details["step_cache"] = repr(step_cache)
     if "codec" in parts:

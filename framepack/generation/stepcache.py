@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from framepack.models.base import Residual, StepCache
+from framepack.models.base import Blocks, StepCache
 from framepack.types import Tokens
 
 StepCacheFactory = Callable[[int], StepCache]
@@ -47,8 +47,8 @@ class TeaCacheSettings:
 class TeaCache:
     """Runs the blocks when the accumulated change of their input reaches a threshold.
 
-    The first and the last step always run. On a skip the image stream gets the residual of the last
-    run. ``skipped`` counts skips.
+    The first and the last step always run. On a skip the target gets the residual of the last run.
+    ``skipped`` counts skips.
     """
 
     def __init__(self, threshold: float, steps: int) -> None:
@@ -60,17 +60,17 @@ class TeaCache:
         self._signal: Tokens | None = None
         self._residual: Tokens | None = None
 
-    def __call__(self, hidden: Tokens, signal: Tokens, blocks: Residual) -> Tokens:
+    def __call__(self, target: Tokens, signal: Tokens, blocks: Blocks) -> Tokens:
         """See `StepCache`."""
         run = self._must_run(signal)
         self._signal = signal
         self._step += 1
         if run or self._residual is None:
-            out = blocks(hidden)
-            self._residual = out - hidden
+            out = blocks()
+            self._residual = out - target
             return out
         self.skipped += 1
-        return hidden + self._residual
+        return target + self._residual
 
     def _must_run(self, signal: Tokens) -> bool:
         if self._signal is None or self._step == self.steps - 1:

@@ -52,20 +52,20 @@ class TextCondition:
     mask: TextMask | None = None
 
 
-Residual = Callable[[Tokens], Tokens]
+Blocks = Callable[[], Tokens]
 
 
 @runtime_checkable
 class StepCache(Protocol):
     """Decides whether the blocks run in this step. Holds the state of one section and branch."""
 
-    def __call__(self, hidden: Tokens, signal: Tokens, blocks: Residual) -> Tokens:
-        """The image stream after the blocks, computed or estimated.
+    def __call__(self, target: Tokens, signal: Tokens, blocks: Blocks) -> Tokens:
+        """The target's tokens after the blocks, computed or estimated.
 
         Args:
-            hidden: Image stream before the blocks.
-            signal: What the first block would see, to judge how much has changed.
-            blocks: Computes the image stream after the blocks.
+            target: The same tokens before the blocks.
+            signal: What the first block would see, context included, to judge the change.
+            blocks: Computes the result.
         """
 
 

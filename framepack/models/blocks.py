@@ -139,13 +139,13 @@ class SingleAttention(nn.Module):
         self.norm_q = HeadNorm(width // heads)
         self.norm_k = HeadNorm(width // heads)
 
-    def forward(self, x: Tokens, phases: Phases, mask: TextMask | None) -> Tokens:
+    def forward(self, x: Tokens, phases: Phases, mask: TextMask | None, read: slice) -> Tokens:
         q, k, v = (
             project(x).unflatten(-1, (self.heads, -1))
             for project in (self.to_q, self.to_k, self.to_v)
         )
         return attend(
-            _rotate_front(self.norm_q(q), phases),
+            _rotate_front(self.norm_q(q), phases)[:, read],
             _rotate_front(self.norm_k(k), phases),
             v,
             mask,
@@ -169,9 +169,16 @@ class SingleBlock(nn.Module):
         self.proj_out = nn.Linear(width + hidden, width)
 
     def forward(
-        self, joint: Tokens, condition: Condition, phases: Phases, mask: TextMask | None
+        self,
+        joint: Tokens,
+        condition: Condition,
+        phases: Phases,
+        mask: TextMask | None,
+        read: slice,
     ) -> Tokens:
+        """The tokens that will be read of the joint sequence after the block."""
         shift, scale, gate = self.norm(condition)
         x = modulate(joint, shift, scale)
-        branches = torch.cat([self.attn(x, phases, mask), gelu(self.proj_mlp(x))], dim=-1)
-        return torch.addcmul(joint, self.proj_out(branches), gate)
+        attended = self.attn(x, phases, mask, read)
+        branches = torch.cat([attended, gelu(self.proj_mlp(x[:, read]))], dim=-1)
+        return torch.addcmul(joint[:, read], self.proj_out(branches), gate)

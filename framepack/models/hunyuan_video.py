@@ -5,8 +5,8 @@ pass is ours and split where the work repeats: `prepare` once a section (packed 
 phases, image tokens), `predict` once a step.
 
 Image stream: history levels in the order given (coarsest first), then the target, which alone is
-returned. Text stream: image-encoder tokens, then refined text. Attention sees image stream, then
-text stream; only the image stream rotates.
+returned and therefore all that the last block computes. Text stream: image-encoder tokens, then
+refined text. Attention sees image stream, then text stream; only the image stream rotates.
 """
 
 from __future__ import annotations
@@ -233,15 +233,15 @@ class PackedHunyuanVideo(nn.Module):
         target = self.x_embedder(latents)
         image = torch.cat([prepared.history, target], dim=1)
         text, condition = self._conditions(timestep, prepared)
+
+        def blocks() -> Tokens:
+            return self._blocks(image, text, condition, prepared)
+
         if cache is None:
-            image = self._blocks(image, text, condition, prepared)
+            target = blocks()
         else:
-            image = cache(
-                image,
-                self._first_input(image, condition),
-                lambda hidden: self._blocks(hidden, text, condition, prepared),
-            )
-        return self._head(image[:, -target.shape[1] :], condition, latents.shape)
+            target = cache(target, self._first_input(image, condition), blocks)
+        return self._head(target, condition, latents.shape)
 
     forward = predict
 
@@ -260,14 +260,18 @@ class PackedHunyuanVideo(nn.Module):
     def _blocks(
         self, image: Tokens, text: Tokens, condition: Tensor, prepared: PreparedSection
     ) -> Tokens:
+        """The target's tokens after all blocks; the last one computes no others."""
         phases, mask = prepared.phases, prepared.text_stream_mask
         for block in self.transformer_blocks:
             image, text = block(image, text, condition, phases, mask)
         joint = torch.cat([image, text], dim=1)
         whole_mask = joint_mask(mask, image.shape[1])
-        for block in self.single_transformer_blocks:
-            joint = block(joint, condition, phases, whole_mask)
-        return joint[:, : image.shape[1]]
+        target = slice(prepared.history.shape[1], image.shape[1])
+        last = len(self.single_transformer_blocks) - 1
+        for number, block in enumerate(self.single_transformer_blocks):
+            read = target if number == last else slice(None)
+            joint = block(joint, condition, phases, whole_mask, read)
+        return joint
 
     def _head(self, tokens: Tokens, condition: Tensor, shape: torch.Size) -> Latents:
         """Tokens to latents; the projection runs in fp32 whatever the model's dtype."""

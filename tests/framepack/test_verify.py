@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from framepack.cli import main
+from framepack.models.fused import fuse
+from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.verify import LoopCase, compare, golden_model
 
 LOOPS = Path(__file__).parents[1] / "golden" / "loops.json"
@@ -23,9 +26,12 @@ def loop_case(raw: dict[str, Any]) -> LoopCase:
     return LoopCase(**{key: value for key, value in raw.items() if key != "result"})
 
 
+@pytest.mark.parametrize("form", [fuse, lambda model: model], ids=["fused", "as trained"])
 @pytest.mark.parametrize("raw", CASES, ids=lambda raw: loop_case(raw).name)
-def test_every_golden_loop(raw: dict[str, Any]) -> None:
-    result = compare(loop_case(raw), raw["result"], golden_model())
+def test_every_golden_loop(
+    raw: dict[str, Any], form: Callable[[PackedHunyuanVideo], PackedHunyuanVideo]
+) -> None:
+    result = compare(loop_case(raw), raw["result"], form(golden_model()))
     assert result.values == 96
     assert result.max_error <= TOLERANCE
 

@@ -162,11 +162,16 @@ class TestTeaCache:
     def test_first_and_last_step_run_and_skips_are_counted(self) -> None:
         cache, signal, runs = TeaCache(threshold=1e9, steps=5), torch.ones(1, 2, 3), []
 
-        def blocks(hidden: Tensor) -> Tensor:
-            runs.append(1)
-            return hidden + 2.0
+        def step(number: int) -> Tensor:
+            target = torch.full((1, 2, 3), float(number))
 
-        outs = [cache(torch.full((1, 2, 3), float(i)), signal, blocks) for i in range(5)]
+            def blocks() -> Tensor:
+                runs.append(1)
+                return target + 2.0
+
+            return cache(target, signal, blocks)
+
+        outs = [step(number) for number in range(5)]
         assert len(runs) == 2
         assert cache.skipped == 3
         assert [out[0, 0, 0].item() for out in outs] == [2.0, 3.0, 4.0, 5.0, 6.0]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from framepack.errors import WeightsError
 from framepack.models.base import LevelLatents, TextCondition
+from framepack.models.fused import fuse
 from framepack.models.hunyuan_video import HunyuanVideoConfig, PackedHunyuanVideo
 from framepack.packing.schedule import Kernel
 
@@ -41,12 +42,12 @@ def randomise(model: nn.Module, seed: int) -> None:
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
-@pytest.fixture(scope="module")
-def both() -> tuple[PackedHunyuanVideo, nn.Module]:
+@pytest.fixture(scope="module", params=["as trained", "fused"])
+def both(request: pytest.FixtureRequest) -> tuple[PackedHunyuanVideo, nn.Module]:
     ours, oracle = PackedHunyuanVideo(SMALL).eval(), theirs(SMALL).eval()
     randomise(oracle, 0)
     ours.load_state_dict(oracle.state_dict())
-    return ours, oracle
+    return fuse(ours) if request.param == "fused" else ours, oracle
 
 
 def random(*shape: int, seed: int) -> Tensor:
@@ -128,7 +129,7 @@ def test_a_batch_with_padded_text_equals_its_members(
             6.0,
         )
         found = ours.predict(target[one], timesteps[one], alone)
-        assert (together[one] - found).abs().max().item() <= 1e-5
+        torch.testing.assert_close(together[one], found, rtol=1e-5, atol=1e-5)
 
 
 def test_the_output_projection_runs_in_fp32(both: tuple[PackedHunyuanVideo, nn.Module]) -> None:

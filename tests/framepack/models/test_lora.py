@@ -219,11 +219,11 @@ def test_a_preset_takes_loras_and_its_fingerprint_says_so(
     plain = load_preset("tiny", nano_folder, "cpu")
     halved = load_preset("tiny", nano_folder, "cpu", [LoraFile(path, 0.5)])
     twice = load_preset("tiny", nano_folder, "cpu", [LoraFile(path, 0.25), LoraFile(path, 0.25)])
-    weights = [m.transformer.proj_out.weight for m in (plain, halved)]
-    assert torch.equal(*weights)
+    merged = [m.released_transformer() for m in (plain, halved, twice)]
+    assert torch.equal(merged[0].proj_out.weight, merged[1].proj_out.weight)
     names = ["transformer_blocks.0.attn.to_q.weight", "single_transformer_blocks.0.proj_mlp.weight"]
     for name in names:
-        base, one, two = (m.transformer.get_parameter(name) for m in (plain, halved, twice))
+        base, one, two = (model.get_parameter(name) for model in merged)
         assert not torch.allclose(base, one)
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
     prints = {
