@@ -12,7 +12,9 @@ import bench
 
 def main(arguments: Sequence[str]) -> int:
     """Run the measurement that is named first; returns the exit status."""
-    names = sorted(m.name for m in pkgutil.iter_modules(bench.__path__) if m.name != "__main__")
+    names = sorted(
+        m.name for m in pkgutil.iter_modules(bench.__path__) if not m.name.startswith("_")
+    )
     if not arguments or arguments[0] not in names:
         sys.stderr.write(f"usage: python -m bench {{{','.join(names)}}} [options]\n")
         return 2
