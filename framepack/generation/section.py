@@ -149,7 +149,8 @@ def _denoiser(
         # Rounded to the model's dtype as the official code does: the data estimate below starts
         # from the rounded latents, and a bf16 timestep snaps to multiples of four near 1000.
         rounded = latents.to(model.dtype)
-        timestep = (sigma * 1000).to(model.device, model.dtype)[None]
+        # Left where the sigmas are: a model that keeps what belongs to a timestep need not wait.
+        timestep = (sigma * 1000).to(model.dtype)[None]
         velocity = model.predict(rounded, timestep, *positive)
         if negative is not None:
             away = model.predict(rounded, timestep, *negative)

@@ -27,6 +27,7 @@ from framepack.models.blocks import (
     joint_mask,
     modulate,
 )
+from framepack.models.conditions import ConditionMemo, KeptModulation
 from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.packing.rope import rotate
 from framepack.types import Phases, TextMask, Tokens
@@ -50,6 +51,7 @@ def fuse(model: PackedHunyuanVideo) -> PackedHunyuanVideo:
                 blocks[number] = FusedDoubleBlock(block)
             elif isinstance(block, SingleBlock):
                 blocks[number] = FusedSingleBlock(block)
+    model.memo = ConditionMemo()
     return model.eval().requires_grad_(requires_grad=False)
 
 
@@ -137,7 +139,8 @@ class FusedDoubleBlock(nn.Module):
         def norm(name: str) -> HeadNorm:
             return _the(HeadNorm, attn.get_submodule(name))
 
-        self.norm1, self.norm1_context = block.norm1, block.norm1_context
+        self.norm1 = KeptModulation(block.norm1)
+        self.norm1_context = KeptModulation(block.norm1_context)
         self.image = FusedHeads(
             [linear(f"to_{n}") for n in "qkv"], [norm("norm_q"), norm("norm_k")], heads
         )
@@ -200,7 +203,7 @@ class FusedSingleBlock(nn.Module):
     def __init__(self, block: SingleBlock) -> None:
         super().__init__()
         attn = block.attn
-        self.norm = block.norm
+        self.norm = KeptModulation(block.norm)
         self.heads = FusedHeads(
             [attn.to_q, attn.to_k, attn.to_v], [attn.norm_q, attn.norm_k], attn.heads
         )

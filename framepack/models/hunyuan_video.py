@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from framepack.errors import WeightsError
 from framepack.models.base import LevelLatents, StepCache, TextCondition
 from framepack.models.blocks import DoubleBlock, SingleBlock, joint_mask, modulate
+from framepack.models.conditions import ConditionMemo, condition_key
 from framepack.models.embedding import ConditionEmbedding, ImageProjection, TextRefiner
 from framepack.packing.patchify import RELEASED_KERNELS, ContextPatchify
 from framepack.packing.rope import AxesDim, pool_phases, rotary_phases
@@ -111,6 +112,7 @@ class PreparedSection:
         image: (b, m, d) projected image-encoder tokens.
         condition: Text conditioning.
         guidance: (b,) distilled guidance times 1000, in the model's dtype.
+        key: Of what `ConditionMemo` keeps for this condition; None to keep nothing.
     """
 
     history: Tokens
@@ -118,6 +120,7 @@ class PreparedSection:
     image: Tokens
     condition: TextCondition
     guidance: Tensor | None
+    key: str | None = None
 
     @property
     def text_stream_mask(self) -> TextMask | None:
@@ -175,6 +178,7 @@ class PackedHunyuanVideo(nn.Module):
         )
         self.norm_out = FinalNorm(width)
         self.proj_out = nn.Linear(width, config.out_channels * BASE_KERNEL.volume)
+        self.memo: ConditionMemo | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -212,6 +216,7 @@ class PackedHunyuanVideo(nn.Module):
                 mask=None if condition.mask is None else condition.mask.to(self.device),
             ),
             guidance=guidance if self.config.guidance_embeds else None,
+            key=None if self.memo is None else condition_key(condition, guidance_scale),
         )
 
     def _phases(self, positions: Positions, size: tuple[int, int], kernel: Kernel) -> Phases:
@@ -247,8 +252,16 @@ class PackedHunyuanVideo(nn.Module):
 
     def _conditions(self, timestep: Tensor, prepared: PreparedSection) -> tuple[Tokens, Tensor]:
         given = prepared.condition
-        condition = self.time_text_embed(timestep, given.pooled, prepared.guidance)
-        refined = self.context_embedder(given.text, timestep, given.mask)
+
+        def compute() -> tuple[Tokens, Tensor]:
+            there = timestep.to(self.device)
+            refined = self.context_embedder(given.text, there, given.mask)
+            return refined, self.time_text_embed(there, given.pooled, prepared.guidance)
+
+        keep = self.memo
+        refined, condition = (
+            compute() if keep is None else keep.get(prepared.key, timestep, compute)
+        )
         return torch.cat([prepared.image, refined], dim=1), condition
 
     def _first_input(self, image: Tokens, condition: Tensor) -> Tokens:
