@@ -117,6 +117,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="state and weights")
     add("--stage", help="only one: codec, cache or transformer (all three)")
     add("--steps", type=int, help="stop after so many; the same command goes on (to the end)")
+    add("--device", help="cpu, cuda ... (a GPU if there is one)")
     add("--threads", type=int, default=1, help="of PyTorch; one is best on a busy CPU")
     parser.set_defaults(command=_train)
 
@@ -204,12 +205,17 @@ def _train(options: argparse.Namespace) -> int:
     import torch
 
     from framepack.training.config import find_config, read_config
+    from framepack.training.processes import join_processes
     from framepack.training.stages import Training
 
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    training = Training(read_config(find_config(options.config)), options.output)
+    config = read_config(find_config(options.config))
+    processes, device = join_processes(options.device)
+    training = Training(config, options.output, device, processes)
     for stage, figures in training.run(options.stage, options.steps):
+        if not processes.main:
+            continue
         shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         sys.stdout.write(f"{stage}: {shown}\n")
         sys.stdout.flush()

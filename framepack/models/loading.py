@@ -45,16 +45,28 @@ def load_transformer(
 
 
 def load_weights(
-    model: nn.Module, folder: Path, device: torch.device | str, dtype: torch.dtype
+    model: nn.Module,
+    folder: Path,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    may_lack: tuple[str, ...] = (),
 ) -> None:
-    """Fill a module on the meta device from a folder's safetensors files.
+    """Fill a module, on the meta device if nothing may lack, from a folder's safetensors files.
+
+    Args:
+        model: To fill.
+        folder: With the files.
+        device: To load to.
+        dtype: To load as.
+        may_lack: Beginnings of names that the files need not have; they stay as they are.
 
     Raises:
         WeightsError: See `load_transformer`.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = dict(_tensor_files(folder))
-    _check_names(expected.keys() - found.keys(), found.keys() - expected.keys(), folder)
+    missing = {n for n in expected.keys() - found.keys() if not n.startswith(may_lack)}
+    _check_names(missing, found.keys() - expected.keys(), folder)
     wrong = []
     for path in sorted(set(found.values())):
         state: dict[str, Tensor] = {}

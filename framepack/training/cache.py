@@ -104,6 +104,12 @@ class LatentCache:
         self.encoders_key = encoders_key
         folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def key(self) -> str:
+        """Of all clips together."""
+        names = ",".join(self.path(index).name for index in range(len(self.source)))
+        return hashlib.sha256(names.encode()).hexdigest()[:16]
+
     def path(self, index: int) -> Path:
         """File of a clip."""
         key = cache_key(self.source.key(index), self.encoders_key)

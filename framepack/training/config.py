@@ -117,7 +117,7 @@ def _value(expected: Any, value: Any, place: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _value(next(a for a in arguments if a is not type(None)), value, place)
+        return _one_of([a for a in arguments if a is not type(None)], value, place)
     if origin is Literal:
         if value not in arguments:
             raise InvalidRequest(place, f"expected one of {list(arguments)}, found {value!r}")
@@ -129,6 +129,21 @@ def _value(expected: Any, value: Any, place: str) -> Any:
     if type(value) is not expected:
         raise InvalidRequest(place, f"expected {expected.__name__}, found {value!r}")
     return value
+
+
+def _one_of(expected: list[Any], value: Any, place: str) -> Any:
+    """A value of the only type it fits; of dataclasses, the one that has all settings named."""
+    if len(expected) == 1:
+        return _value(expected[0], value, place)
+    if all(map(is_dataclass, expected)) and isinstance(value, Mapping):
+        fitting = [e for e in expected if value.keys() <= {f.name for f in fields(e)}]
+        return _value((fitting or expected)[0], value, place)
+    for each in expected:
+        try:
+            return _value(each, value, place)
+        except InvalidRequest as error:
+            refusal = error
+    raise refusal
 
 
 def _items(arguments: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:

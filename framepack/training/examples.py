@@ -9,20 +9,22 @@ that generation calls. Only the latents' origin differs, the truth instead of th
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from framepack.drift.codebook import Codebook
 from framepack.generation.history import History, sections_needed
 from framepack.generation.orders import ORDERS, Section
 from framepack.generation.section import context_levels
 from framepack.models.base import LevelLatents, TextCondition
 from framepack.packing.schedule import parse_schedule
 from framepack.training.cache import CachedClip, CachedPrompt
+from framepack.training.histories import HistoryDraw, HistorySettings, changed
 from framepack.types import Latents
 
 
@@ -37,6 +39,7 @@ class Arm:
         schedule: Packing schedule; the order's own if None.
         sections: Least and most sections of the videos it pretends to make.
         pick: ``any`` section, or only the ``first`` in the order of sampling, which sees least.
+        history: What happens to what it sees.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Arm:
     schedule: str | None = None
     sections: tuple[int, int] = (1, 1000)
     pick: Literal["any", "first"] = "any"
+    history: HistorySettings = field(default_factory=HistorySettings)
 
     def plan(self, num_sections: int) -> tuple[Section, ...]:
         """All sections of a video, in the order of sampling."""
@@ -79,12 +83,25 @@ class Example:
 
 
 def cut(
-    clip: CachedClip, sections: Sequence[Section], index: int, *, captioned: bool = True
+    clip: CachedClip,
+    sections: Sequence[Section],
+    index: int,
+    *,
+    captioned: bool = True,
+    absent: bool = False,
 ) -> Example:
-    """The example of one section of a video that is the clip's beginning."""
+    """The example of one section of a video that is the clip's beginning.
+
+    Args:
+        clip: To cut from.
+        sections: Of the video, in the order of sampling.
+        index: Of the section in it.
+        captioned: Whether the model is told the caption.
+        absent: Whether its history is, but for the start picture.
+    """
     section = sections[index]
     history = History(clip.start)
-    for earlier in sections_needed(section, sections):
+    for earlier in () if absent else sections_needed(section, sections):
         history.add(earlier.frames, clip.frames(earlier.frames))
     return Example(
         section=section,
@@ -98,12 +115,20 @@ def cut(
 
 @dataclass(frozen=True)
 class Choice:
-    """An example that was drawn and not cut yet; see `cut`."""
+    """An example that was drawn and not cut yet.
 
+    Attributes:
+        arm: It belongs to.
+        clip: To cut from; ``sections``, ``index`` and ``captioned`` as in `cut`.
+        history: Drawn for what happens to its history.
+    """
+
+    arm: Arm
     clip: CachedClip
     sections: Sequence[Section]
     index: int
     captioned: bool
+    history: HistoryDraw
 
     @property
     def target_shape(self) -> tuple[int, int, int, int]:
@@ -111,9 +136,24 @@ class Choice:
         channels, _, height, width = self.clip.latents.shape
         return channels, len(self.sections[self.index].frames), height, width
 
-    def cut(self) -> Example:
-        """The example."""
-        return cut(self.clip, self.sections, self.index, captioned=self.captioned)
+    def cut(self, target_level: float, codebooks: Mapping[int, Codebook]) -> Example:
+        """The example.
+
+        Args:
+            target_level: Noise level of its target.
+            codebooks: By number of entries.
+        """
+        example = cut(
+            self.clip,
+            self.sections,
+            self.index,
+            captioned=self.captioned,
+            absent=self.history.absent,
+        )
+        settings = self.arm.history
+        codebook = codebooks.get(settings.entries)
+        levels = changed(example.levels, settings, self.history, target_level, codebook)
+        return replace(example, levels=levels)
 
 
 def choose(arm: Arm, clips: Sequence[CachedClip], rng: random.Random, dropout: float) -> Choice:
@@ -131,7 +171,17 @@ def choose(arm: Arm, clips: Sequence[CachedClip], rng: random.Random, dropout: f
     possible = min(most, (clip.num_frames - 1) // window)
     sections = arm.plan(rng.randint(least, max(least, possible)))
     index = 0 if arm.pick == "first" else rng.randrange(len(sections))
-    return Choice(clip, sections, index, captioned=rng.random() >= dropout)
+    captioned = rng.random() >= dropout
+    return Choice(arm, clip, sections, index, captioned, _draw_history(arm.history, rng))
+
+
+def _draw_history(settings: HistorySettings, rng: random.Random) -> HistoryDraw:
+    """Draws nothing that the settings do not use: the same seed is the same run as before."""
+    absent = settings.absent > 0 and rng.random() < settings.absent
+    if settings.change != "noise":
+        return HistoryDraw(absent)
+    sigma = rng.random() if settings.sigma is None else settings.sigma
+    return HistoryDraw(absent, sigma, rng.getrandbits(63))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -44,20 +45,37 @@ class Processes:
             dist.barrier()
 
 
-def join_processes(device: torch.device) -> Processes:
-    """Meet the other processes of a launcher; without one, be alone."""
-    if not dist.is_torchelastic_launched():
-        return Processes()
+def join_processes(device: str | None = None) -> tuple[Processes, torch.device]:
+    """Meet the other processes of a launcher; without one, be alone.
+
+    Args:
+        device: Kind of device; default: CUDA if there is one. A launcher's processes of one machine
+            take its GPUs in turn.
+
+    Returns:
+        The processes, and this one's device.
+    """
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not (dist.is_initialized() or dist.is_torchelastic_launched()):
+        return Processes(), chosen
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", dist.get_node_local_rank(fallback_rank=0))
+        torch.cuda.set_device(chosen)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Processes(dist.get_rank(), dist.get_world_size())
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return Processes(dist.get_rank(), dist.get_world_size()), chosen
 
 
-def shard(root: nn.Module, blocks: Iterable[nn.Module]) -> None:
-    """Shard each block by itself and the rest together, in place: weights become DTensors."""
+def shard(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
+    """Shard each block by itself and the rest together, in place: weights become DTensors.
+
+    Every part gathers its weights for a pass and drops them after it, the rest too, so that between
+    passes the model has nothing but its shards.
+    """
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for block in blocks:
-        fully_shard(block)
-    fully_shard(root)
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    fully_shard(root, mesh=mesh, reshard_after_forward=True)
 
 
 def local(tensor: Tensor) -> Tensor:

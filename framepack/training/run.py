@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -54,13 +54,32 @@ class RunSettings:
 
 
 def identity_of(settings: Any) -> str:
-    """Settings without what may change in the middle of a run.
+    """Settings without what may change in the middle of a run, and without what is as by default.
+
+    So a state stays good when a later version of this library has a new setting.
 
     Args:
         settings: A dataclass whose field ``run`` is a `RunSettings`.
     """
     kept = replace(settings.run, rates=RateSchedule(1), report_every=1, save_every=1)
-    return repr(replace(settings, run=kept))
+    return _stated(replace(settings, run=kept))
+
+
+def _stated(value: Any) -> str:
+    """Like repr, without fields that have their default."""
+    if isinstance(value, tuple):
+        return "(" + ", ".join(map(_stated, value)) + ")"
+    if not is_dataclass(value):
+        return repr(value)
+    named = ((f, getattr(value, f.name)) for f in fields(value))
+    stated = (f"{f.name}={_stated(v)}" for f, v in named if not _is_default(f, v))
+    return f"{type(value).__name__}({', '.join(stated)})"
+
+
+def _is_default(of: Field[Any], value: Any) -> bool:
+    if of.default_factory is not MISSING:
+        return bool(of.default_factory() == value)
+    return of.default is not MISSING and bool(of.default == value)
 
 
 class Run(ABC, Generic[M]):

@@ -13,28 +13,31 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from framepack.drift.codebook import Codebook, FitOptions, fit_codebook
 from framepack.errors import InvalidRequest
 from framepack.models.loading import WEIGHTS, files_sha256, load_transformer, save_transformer
 from framepack.models.lora import write_lora
 from framepack.models.tiny import build_folder
 from framepack.presets import SETTINGS, SHIPPED_TINY, Models, load_preset
-from framepack.training.cache import LatentCache
+from framepack.training.cache import CachedClip, LatentCache
 from framepack.training.codec import CodecRun, export_codec, measure_scaling, start_codec
 from framepack.training.config import TrainingConfig
 from framepack.training.lora import LoraTraining, collect_lora
+from framepack.training.processes import Processes
 from framepack.training.runlog import Figures
 from framepack.training.sources import WorldClips
+from framepack.training.starts import complete, is_base, start_transformer
 from framepack.training.towers import widen_text_towers
-from framepack.training.transformer import Corpus, TransformerRun, start_transformer
+from framepack.training.transformer import Corpus, TransformerRun
 from framepack.world.scene import FIRST_HELD_OUT_SEED
 
 STAGES = ("codec", "cache", "transformer")
@@ -43,6 +46,7 @@ STAGES = ("codec", "cache", "transformer")
 LORA = "lora.safetensors"
 """What a LoRA's training leaves."""
 
+_CPU = torch.device("cpu")
 _CODEC_DONE = "codec/done"
 
 _TOWERS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "image_encoder")
@@ -51,13 +55,26 @@ _TOWERS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "image_
 class Training:
     """A configuration and its working folder."""
 
-    def __init__(self, config: TrainingConfig, folder: Path) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        folder: Path,
+        device: torch.device = _CPU,
+        processes: Processes | None = None,
+    ) -> None:
         """Describe a training; nothing is read or written yet.
+
+        Args:
+            config: What to do.
+            folder: Where everything goes.
+            device: Of this process.
+            processes: That train together; the codec is trained by the first one alone.
 
         Raises:
             InvalidRequest: A LoRA is to be trained, and there is nothing it could change.
         """
         self.config, self.folder = config, folder
+        self.device, self.processes = device, processes or Processes()
         self.lora = config.transformer.lora
         if self.lora is None:
             self.weights = folder / "weights"
@@ -96,8 +113,11 @@ class Training:
 
     def prepare(self) -> None:
         """Write ``weights/`` unless it is there, or read only."""
-        if self.weights.is_dir():
-            return
+        if self.processes.main and not self.weights.is_dir():
+            self._prepare()
+        self.processes.wait()
+
+    def _prepare(self) -> None:
         partial = self.folder / "weights.partial"
         if partial.is_dir():  # an earlier call was killed
             shutil.rmtree(partial)
@@ -105,6 +125,8 @@ class Training:
             self._build(partial)
         else:
             shutil.copytree(_existing(self.config.start), partial)
+            if is_base(partial / "transformer"):
+                complete(partial / "transformer")
         partial.rename(self.weights)
 
     def _build(self, partial: Path) -> None:
@@ -122,7 +144,7 @@ class Training:
     def train_codec(self, steps: int | None = None) -> Iterator[Figures]:
         """Train the codec and export it when its run is complete."""
         self.prepare()
-        if self.config.codec is None:
+        if self.config.codec is None or not self.processes.main:
             return
         vae = _vae(self.weights / "vae")
         run = CodecRun(vae, self.config.codec, self.folder / "codec")
@@ -142,8 +164,8 @@ class Training:
             export_codec(vae, factor, self.weights / "vae")
         (self.folder / _CODEC_DONE).touch()
 
-    def fill_cache(self, part: int = 0, parts: int = 1) -> int:
-        """Encode every ``parts``-th clip that is not encoded yet; returns how many that were.
+    def fill_cache(self) -> int:
+        """Encode clips that are not encoded yet, this process's share; returns how many that were.
 
         Raises:
             InvalidRequest: The codec's encoder will still change.
@@ -155,15 +177,25 @@ class Training:
             raise InvalidRequest(
                 "stage", "finish the stage 'codec' first, its encoder is not final"
             )
-        training, held_out = self._caches()
-        return held_out.fill(part, parts) + training.fill(part, parts)
+        part, parts = self.processes.rank, self.processes.count
+        filled = sum(cache.fill(part, parts) for cache in self._caches())
+        self.processes.wait()
+        return filled
 
     def train_transformer(self, steps: int | None = None) -> Iterator[Figures]:
         """Train the transformer, and export its average at the end of this call."""
         self.prepare()
-        model = load_transformer(self.weights / "transformer")
+        settings = self.config.transformer
+        halved = settings.memory.frozen != "float32"
+        dtype = torch.bfloat16 if halved else torch.float32
+        model = load_transformer(self.weights / "transformer", "cpu", dtype)
         run = TransformerRun(
-            model, self.config.transformer, self.corpus(), self.folder / "transformer"
+            model,
+            settings,
+            self.corpus(),
+            self.folder / "transformer",
+            processes=self.processes,
+            device=self.device,
         )
         yield from run.advance(steps)
         self.export(run)
@@ -171,11 +203,14 @@ class Training:
     def export(self, run: TransformerRun) -> None:
         """Leave a run's averaged weights: in ``weights/``, in bf16, or as a LoRA's files."""
         averages = run.averaged_weights()
+        if not self.processes.main:
+            return
         if self.lora is not None:
             self._export_lora(self.lora, averages, run)
             return
         folder = self.weights / "transformer"
-        tensors = {name: tensor.to(torch.bfloat16) for name, tensor in averages.items()}
+        tensors = load_file(folder / WEIGHTS) | averages
+        tensors = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
         metadata = {"format": "pt", "steps": str(run.step)}
         save_file(tensors, folder / WEIGHTS, metadata=metadata)
 
@@ -196,7 +231,24 @@ class Training:
             clips, measured = training.load(weight), held_out.load(weight)
         except FileNotFoundError as error:
             raise InvalidRequest("stage", "run the stage 'cache' first") from error
-        return Corpus(clips, measured, training.prompt(""), self._encoders_key())
+        return Corpus(
+            clips, measured, training.prompt(""), training.key, self._codebooks(training, clips)
+        )
+
+    def _codebooks(self, cache: LatentCache, clips: Sequence[CachedClip]) -> dict[int, Codebook]:
+        """Those that arms discretise history with, fitted to the clips once and kept."""
+        histories = [arm.history for arm in self.config.transformer.arms]
+        wanted = {each.entries for each in histories if each.change == "codebook"}
+        codebooks = {}
+        for size in sorted(wanted):
+            path = self.folder / f"codebook-{size}-{cache.key}.safetensors"
+            if self.processes.main and not path.is_file():
+                fit_codebook(
+                    lambda: (clip.latents[None].float() for clip in clips), FitOptions(size)
+                ).save(path)
+            self.processes.wait()
+            codebooks[size] = Codebook.load(path)
+        return codebooks
 
     def _caches(self) -> tuple[LatentCache, LatentCache]:
         data = self.config.data

@@ -1,34 +1,39 @@
 """Train the packed transformer by flow matching on sections with packed context.
 
 A noisy target is ``(1 - s) x + s e`` and the model predicts the velocity ``e - x`` at timestep
-``1000 s``; only the target frames count, history is context. The noise level's distribution is
-uniform, shifted as sampling is. Every batch comes from one arm of the mixture of orders, so all its
-sequences have one layout.
+``1000 s``; only the target frames count, history is context. Every batch comes from one arm of the
+mixture of orders, so all its sequences have one layout.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from framepack.drift.codebook import Codebook
 from framepack.errors import InvalidRequest
-from framepack.models.blocks import Modulation
-from framepack.models.embedding import RefinerNormOut
-from framepack.models.hunyuan_video import FinalNorm, PackedHunyuanVideo
+from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.models.lora import weight_shapes
-from framepack.packing.patchify import interpolate_projection, projection_name
+from framepack.packing.schedule import BASE_KERNEL, Level
 from framepack.training.cache import CachedClip, CachedPrompt
-from framepack.training.examples import Arm, Batch, choose, collate
+from framepack.training.examples import Arm, Batch, Choice, choose, collate
+from framepack.training.levels import NoiseLevels
 from framepack.training.lora import LoraTraining, add_lora
+from framepack.training.memory import MemorySettings, blocks_of, place
+from framepack.training.optimizers import Optimizer, make_optimizer
 from framepack.training.processes import Processes, shard
 from framepack.training.run import PEAK, Run, RunSettings, identity_of
 from framepack.training.runlog import Figures
+from framepack.training.starts import NEW_LAYERS
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -40,31 +45,37 @@ class TransformerTraining:
         arms: The mixture of orders.
         batch: Examples a step.
         rate: Peak learning rate of AdamW.
+        optimizer: AdamW with states in fp32, or in eight bits where that saves something.
         betas: Of AdamW.
         weight_decay: Of AdamW.
         dropout: Share of examples without caption, for classifier-free guidance.
-        shift: Of the noise levels towards 1: ``shift * u / (1 + (shift - 1) * u)``.
+        levels: How noise levels are drawn.
         motion_weight: Additional weight of the error where a clip moves.
         guidance_scale: Distilled guidance that the model is told, always the same.
         held_out_batch: Examples of each arm that the held-out loss is measured on.
         accumulate: Parts that a step's batch is computed in, one after the other; changes memory
             and time, not the step.
-        lora: Train factors beside frozen weights; None trains the weights.
+        train: Of the weights: all, or only the layers that a base without packing lacks.
+        lora: Train factors beside frozen weights instead.
+        memory: What is saved at the cost of time.
     """
 
     run: RunSettings
     arms: tuple[Arm, ...]
     batch: int = 32
     rate: float = 1.5e-3
+    optimizer: Optimizer = "adamw"
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     dropout: float = 0.1
-    shift: float = 2.0
+    levels: NoiseLevels = field(default_factory=NoiseLevels)
     motion_weight: float = 4.0
     guidance_scale: float = 10.0
     held_out_batch: int = 32
     accumulate: int = 1
+    train: Literal["all", "new_layers"] = "all"
     lora: LoraTraining | None = None
+    memory: MemorySettings = field(default_factory=MemorySettings)
 
 
 class Denoiser(nn.Module):
@@ -82,12 +93,21 @@ class Denoiser(nn.Module):
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a run sees: clips to train on, clips to measure on, the encoded empty prompt."""
+    """What a run sees.
+
+    Attributes:
+        clips: To train on.
+        held_out: To measure on.
+        uncaptioned: The encoded empty prompt.
+        key: Of the encoders.
+        codebooks: For discretised history, by number of entries.
+    """
 
     clips: Sequence[CachedClip]
     held_out: Sequence[CachedClip]
     uncaptioned: CachedPrompt
     key: str
+    codebooks: Mapping[int, Codebook] = field(default_factory=dict)
 
 
 class TransformerRun(Run[PackedHunyuanVideo]):
@@ -100,6 +120,7 @@ class TransformerRun(Run[PackedHunyuanVideo]):
         corpus: Corpus,
         folder: Path,
         processes: Processes | None = None,
+        device: torch.device = _CPU,
     ) -> None:
         """Start a run, or resume the one whose state lies in the folder.
 
@@ -109,6 +130,7 @@ class TransformerRun(Run[PackedHunyuanVideo]):
             corpus: What to train on.
             folder: For state and log.
             processes: That train together.
+            device: Of this process.
 
         Raises:
             InvalidRequest: The folder's state belongs to other settings or clips, or the batch
@@ -116,28 +138,18 @@ class TransformerRun(Run[PackedHunyuanVideo]):
         """
         processes = processes or Processes()
         self.settings, self.corpus = settings, corpus
-        self._parts = settings.accumulate * processes.count
-        if settings.batch % self._parts:
-            raise InvalidRequest(
-                "batch",
-                f"{settings.batch} examples cannot be divided among {processes.count} processes "
-                f"times {settings.accumulate} parts",
-            )
+        self._parts = _check_parts(settings, processes)
         self.base_shapes = weight_shapes(model)
-        if settings.lora is None:
-            model.requires_grad_()
-        else:
-            add_lora(model, settings.lora, settings.run.seed)
+        _mark_trained(model, settings)
         self.denoiser = Denoiser(model.train(), settings.guidance_scale)
+        place(model, settings.memory, device if processes.count == 1 else torch.device("cpu"))
         if processes.count > 1:
-            shard(self.denoiser, (*model.transformer_blocks, *model.single_transformer_blocks))
+            shard(self.denoiser, blocks_of(model), device)
         identity = f"{identity_of(settings)} {corpus.key}"
         super().__init__(model, settings.run, folder, identity, processes)
         group = {"params": self.average.parameters, PEAK: settings.rate}
         self.optimizers = [
-            torch.optim.AdamW(
-                [group], betas=settings.betas, weight_decay=settings.weight_decay, fused=True
-            )
+            make_optimizer(settings.optimizer, group, settings.betas, settings.weight_decay)
         ]
         self.resume()
 
@@ -150,11 +162,11 @@ class TransformerRun(Run[PackedHunyuanVideo]):
             choose(arm, self.corpus.clips, rng, settings.dropout) for _ in range(settings.batch)
         ]
         generator = torch.Generator().manual_seed(rng.getrandbits(63))
-        levels = shifted(torch.rand(settings.batch, generator=generator), settings.shift)
         shape = (settings.batch, *choices[0].target_shape)
+        levels = settings.levels.draw(settings.batch, generator, _tokens(shape))
         noise = torch.randn(shape, generator=generator)
         for part in self._own_parts():
-            batch = collate([choice.cut() for choice in choices[part]], self.corpus.uncaptioned)
+            batch = self._batch(choices[part], levels[part])
             error = self._error(batch, levels[part], noise[part])
             yield (error * batch.weight.to(error)).mean() / settings.accumulate
 
@@ -179,13 +191,18 @@ class TransformerRun(Run[PackedHunyuanVideo]):
         figures = {}
         for arm in self.settings.arms:
             rng = random.Random(f"held out {arm.name}")
-            batch = collate(
-                [choose(arm, self.corpus.held_out, rng, 0.0).cut() for _ in range(count)],
-                self.corpus.uncaptioned,
-            )
+            choices = [choose(arm, self.corpus.held_out, rng, 0.0) for _ in range(count)]
+            batch = self._batch(choices, levels)
             noise = torch.randn(batch.target.shape, generator=torch.Generator().manual_seed(0))
             figures[f"held_out_{arm.name}"] = self._error(batch, levels, noise).mean().item()
         return figures
+
+    def _batch(self, choices: Sequence[Choice], levels: Tensor) -> Batch:
+        examples = [
+            choice.cut(level, self.corpus.codebooks)
+            for choice, level in zip(choices, levels.tolist(), strict=True)
+        ]
+        return collate(examples, self.corpus.uncaptioned)
 
     def _error(self, batch: Batch, levels: Tensor, noise: Tensor) -> Tensor:
         """Squared error of the velocity."""
@@ -199,47 +216,40 @@ def predict_velocity(
 ) -> Tensor:
     """The model's velocity at noise levels (b,), by the calls that generation makes."""
     share = levels[:, None, None, None, None]
-    noisy = ((1 - share) * batch.target + share * noise).to(model.device)
+    noisy = ((1 - share) * batch.target + share * noise).to(model.device, model.dtype)
     height, width = batch.target.shape[-2:]
     prepared = model.prepare(
         batch.levels, batch.positions, (height, width), batch.condition, guidance_scale
     )
-    return model.predict(noisy, (levels * 1000).to(model.device), prepared)
+    return model.predict(noisy, (levels * 1000).to(noisy), prepared)
 
 
-def shifted(uniform: Tensor, shift: float) -> Tensor:
-    """Noise levels moved towards 1, as sampling moves its own."""
-    return shift * uniform / (1 + (shift - 1) * uniform)
+def _check_parts(settings: TransformerTraining, processes: Processes) -> int:
+    """Parts of a batch, over all processes. Raises InvalidRequest if they do not come out even."""
+    parts = settings.accumulate * processes.count
+    if settings.batch % parts:
+        raise InvalidRequest(
+            "batch",
+            f"{settings.batch} examples cannot be divided among {processes.count} processes "
+            f"times {settings.accumulate} parts",
+        )
+    if processes.count > 1 and settings.memory.stores:
+        raise InvalidRequest(
+            "memory", "float8 and swapped_blocks are for one process; several share the weights"
+        )
+    return parts
 
 
-@torch.no_grad()
-def start_transformer(model: PackedHunyuanVideo) -> None:
-    """A start for training from nothing.
-
-    Modulations, gates and the output are zero, so every block begins as the identity (AdaLN-Zero,
-    Peebles and Xie 2023); linear layers keep the variance of what they get; packed history starts
-    as the base patches' average (section 3.1 of the paper).
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-    for module in model.modules():
-        if isinstance(module, (Modulation, RefinerNormOut, FinalNorm)):
-            nn.init.zeros_(module.linear.weight)
-    nn.init.zeros_(model.proj_out.weight)
-    nn.init.xavier_uniform_(model.x_embedder.proj.weight.flatten(1))
-    start_new_layers(model)
+def _mark_trained(model: PackedHunyuanVideo, settings: TransformerTraining) -> None:
+    """Let gradients reach what is to be trained, factors included, and nothing else."""
+    if settings.lora is not None:
+        add_lora(model, settings.lora, settings.run.seed)
+        return
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(settings.train == "all" or name.startswith(NEW_LAYERS))
 
 
-@torch.no_grad()
-def start_new_layers(model: PackedHunyuanVideo) -> None:
-    """Give the projections of packed history the base projection's weights, interpolated.
-
-    All that a base model without packing lacks, so that it can be fine-tuned into one.
-    """
-    base = model.x_embedder.proj
-    for kernel in model.clean_x_embedder.kernels:
-        projection = model.clean_x_embedder.get_submodule(projection_name(kernel))
-        projection.get_parameter("weight").copy_(interpolate_projection(base.weight, kernel))
-        projection.get_parameter("bias").copy_(base.get_parameter("bias"))
+def _tokens(shape: tuple[int, ...]) -> int:
+    """Target tokens of one example of (b, c, t, h, w)."""
+    _, _, frames, height, width = shape
+    return Level(frames, BASE_KERNEL).tokens(height, width)

@@ -106,7 +106,7 @@ def test_what_is_not_made_yet_is_zeros(nano_corpus: Corpus) -> None:
 
 def test_a_batch_mixes_lengths_of_videos_and_of_captions(nano_corpus: Corpus) -> None:
     arm, rng = Arm("", "inverted", 1.0), random.Random(0)
-    examples = [choose(arm, nano_corpus.clips, rng, dropout=0.3).cut() for _ in range(24)]
+    examples = [choose(arm, nano_corpus.clips, rng, dropout=0.3).cut(0.5, {}) for _ in range(24)]
     batch = collate(examples, nano_corpus.uncaptioned)
     assert len({tuple(row.tolist()) for row in batch.positions}) == 3
     assert batch.condition.mask is not None
@@ -123,7 +123,7 @@ def test_an_arm_can_ask_for_the_section_that_sees_least(nano_corpus: Corpus) -> 
     drawn = {
         pick: {
             choose(Arm("", "forward", 1.0, pick=pick), nano_corpus.clips, rng, 0.0)
-            .cut()
+            .cut(0.5, {})
             .section.frames[0]
             for _ in range(20)
         }
@@ -148,5 +148,5 @@ def test_no_arm_reads_beyond_its_clip(nano_corpus: Corpus, tmp_path: Path) -> No
     for order in ORDERS:
         arm = Arm("", order, 1.0)
         for _ in range(10):
-            example = choose(arm, nano_corpus.clips, rng, 0.0).cut()
+            example = choose(arm, nano_corpus.clips, rng, 0.0).cut(0.5, {})
             assert max(example.section.frames) < nano_corpus.clips[0].num_frames

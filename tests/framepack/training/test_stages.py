@@ -1,13 +1,17 @@
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from framepack.cli import main
 from framepack.errors import InvalidRequest
-from framepack.models.loading import load_transformer
+from framepack.models.loading import WEIGHTS, load_transformer
 from framepack.training.config import read_config
 from framepack.training.stages import Training
+from framepack.training.starts import NEW_LAYERS
 
 NANO = """
 size: nano
@@ -76,3 +80,36 @@ def test_a_start_must_be_a_preset_folder(config: Path, tmp_path: Path) -> None:
     config.write_text(NANO + f"start: {tmp_path}\n")
     with pytest.raises(InvalidRequest, match="not a preset's folder"):
         Training(read_config(config), tmp_path / "out").prepare()
+
+
+def test_a_codebook_is_fitted_to_the_clips_once(config: Path, tmp_path: Path) -> None:
+    discretised = "history: {change: codebook, entries: 4}"
+    config.write_text(NANO.replace("share: 1}", f"share: 1, {discretised}}}"))
+    training = Training(read_config(config), tmp_path / "out")
+    list(training.run(steps=1))
+    (path,) = (tmp_path / "out").glob("codebook-4-*.safetensors")
+    written = path.stat().st_mtime_ns
+    book = training.corpus().codebooks[4]
+    assert book.entries.shape == (4, 16)
+    assert path.stat().st_mtime_ns == written
+
+
+def test_a_base_without_packing_becomes_a_packed_one(
+    config: Path, tmp_path: Path, nano_folder: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(nano_folder, base)
+    stated = json.loads((base / "transformer" / "config.json").read_text())
+    stated["has_clean_x_embedder"] = False
+    (base / "transformer" / "config.json").write_text(json.dumps(stated))
+    tensors = load_file(base / "transformer" / WEIGHTS)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(NEW_LAYERS)}
+    save_file(kept, base / "transformer" / WEIGHTS)
+    config.write_text(NANO + f"  train: new_layers\nstart: {base}\n")
+    training = Training(read_config(config), tmp_path / "out")
+    list(training.run())
+    trained = load_transformer(training.weights / "transformer").state_dict()
+    for name, tensor in kept.items():
+        assert torch.equal(trained[name], tensor.bfloat16().float()), name
+    assert trained["clean_x_embedder.proj.weight"].any()
+    assert trained["image_projection.down.weight"].any()

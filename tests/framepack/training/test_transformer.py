@@ -12,13 +12,12 @@ from framepack.packing.schedule import Kernel
 from framepack.training.examples import Arm, collate, cut
 from framepack.training.rates import RateSchedule
 from framepack.training.run import RunSettings
+from framepack.training.starts import start_transformer
 from framepack.training.transformer import (
     Corpus,
     TransformerRun,
     TransformerTraining,
     predict_velocity,
-    shifted,
-    start_transformer,
 )
 
 SETTINGS = TransformerTraining(
@@ -131,10 +130,3 @@ def test_a_batch_gives_each_example_what_it_gets_alone(
                 model, collate([example], nano_corpus.uncaptioned), levels[one], noise[one], 10.0
             )
         torch.testing.assert_close(together[one], alone, rtol=1e-4, atol=1e-4)
-
-
-def test_noise_levels_shift_as_in_sampling() -> None:
-    uniform = torch.linspace(0, 1, 5)
-    assert torch.equal(shifted(uniform, 1.0), uniform)
-    torch.testing.assert_close(shifted(uniform, 3.0)[2], torch.tensor(0.75))
-    assert shifted(uniform, 3.0)[[0, -1]].tolist() == [0, 1]
