@@ -12,6 +12,7 @@ import yaml
 
 from framepack.errors import InvalidRequest
 from framepack.training.codec import CodecTraining
+from framepack.training.files import FileData
 from framepack.training.transformer import TransformerTraining
 from framepack.world.scene import FIRST_HELD_OUT_SEED, Cast
 
@@ -54,15 +55,17 @@ class TrainingConfig:
         size: Key of `framepack.models.tiny.SIZES`.
         seed: Of all initial weights.
         start: Folder of a preset to go on from, or ``tiny`` for the shipped one; None starts from
-            nothing.
+            nothing, or from the hub's weights where the preset has them.
+        preset: Key of `framepack.presets.PRESETS`: what is trained.
     """
 
-    data: WorldData
+    data: WorldData | FileData
     transformer: TransformerTraining
     codec: CodecTraining | None = None
     size: str = "tiny"
     seed: int = 0
     start: str | None = None
+    preset: str = "tiny"
 
 
 RECIPES = Path(__file__).parent / "recipes"

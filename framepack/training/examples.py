@@ -156,6 +156,20 @@ class Choice:
         return replace(example, levels=levels)
 
 
+def same_size(clips: Sequence[CachedClip], rng: random.Random) -> Sequence[CachedClip]:
+    """The clips of one latent size, which a batch must share; a size is as likely as it is common.
+
+    Draws nothing where there is one size.
+    """
+    by_size: dict[tuple[int, ...], list[CachedClip]] = {}
+    for clip in clips:
+        by_size.setdefault(tuple(clip.latents.shape[2:]), []).append(clip)
+    if len(by_size) == 1:
+        return clips
+    (chosen,) = rng.choices(list(by_size.values()), [len(group) for group in by_size.values()])
+    return chosen
+
+
 def choose(arm: Arm, clips: Sequence[CachedClip], rng: random.Random, dropout: float) -> Choice:
     """Draw an example of an arm.
 

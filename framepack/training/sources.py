@@ -32,6 +32,10 @@ class ClipSource(Protocol):
         """Changes when the clip does; cheap."""
         ...
 
+    def seed(self, index: int) -> int:
+        """Of whatever is drawn when the clip is encoded; belongs to the clip, not to its place."""
+        ...
+
     def clip(self, index: int) -> SourceClip:
         """The clip itself."""
         ...
@@ -63,6 +67,10 @@ class WorldClips:
         cast = "" if self.cast is None else f" {self.cast}"
         size = (self.num_frames, self.pixels)
         return f"world {WORLD_VERSION} {size}{cast} {self.first_seed + index}"
+
+    def seed(self, index: int) -> int:
+        """The scene's number in the set, which only ever grows at its end."""
+        return index
 
     def clip(self, index: int) -> SourceClip:
         """Render a scene."""

@@ -11,34 +11,28 @@ A LoRA's training reads its base where it lies and leaves ``lora.safetensors`` i
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import AutoencoderKLHunyuanVideo
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from framepack.drift.codebook import Codebook, FitOptions, fit_codebook
 from framepack.errors import InvalidRequest
 from framepack.models.loading import WEIGHTS, files_sha256, load_transformer, save_transformer
 from framepack.models.lora import write_lora
 from framepack.models.tiny import build_folder
-from framepack.presets import SETTINGS, SHIPPED_TINY, Models, load_preset
-from framepack.training.cache import CachedClip, LatentCache
+from framepack.presets import FOLDERS, SETTINGS, SHIPPED_TINY, Models, load_preset
 from framepack.training.codec import CodecRun, export_codec, measure_scaling, start_codec
 from framepack.training.config import TrainingConfig
+from framepack.training.corpora import Corpora, load_vae
 from framepack.training.lora import LoraTraining, collect_lora
 from framepack.training.processes import Processes
 from framepack.training.runlog import Figures
-from framepack.training.sources import WorldClips
 from framepack.training.starts import complete, is_base, start_transformer
 from framepack.training.towers import widen_text_towers
-from framepack.training.transformer import Corpus, TransformerRun
-from framepack.world.scene import FIRST_HELD_OUT_SEED
+from framepack.training.transformer import TransformerRun
 
 STAGES = ("codec", "cache", "transformer")
 """In the order in which they need each other, unless the codec's encoder is frozen throughout."""
@@ -76,16 +70,15 @@ class Training:
         self.config, self.folder = config, folder
         self.device, self.processes = device, processes or Processes()
         self.lora = config.transformer.lora
-        if self.lora is None:
-            self.weights = folder / "weights"
-        elif config.start is None or config.codec is not None:
+        self.weights = folder / "weights"
+        start = _existing(config)
+        if self.lora is not None and (config.codec is not None or _nothing(config)):
             raise InvalidRequest(
                 "start",
                 "a LoRA changes trained weights and nothing else: name a preset's folder, or tiny, "
                 "and leave out codec",
             )
-        else:
-            self.weights = _existing(config.start)
+        self._base = self.weights if self.lora is None else start
 
     def run(
         self, only: str | None = None, steps: int | None = None
@@ -112,8 +105,8 @@ class Training:
                 yield stage, figures
 
     def prepare(self) -> None:
-        """Write ``weights/`` unless it is there, or read only."""
-        if self.processes.main and not self.weights.is_dir():
+        """Write ``weights/`` unless it is there, or not needed."""
+        if self.processes.main and self._base == self.weights and not self.weights.is_dir():
             self._prepare()
         self.processes.wait()
 
@@ -121,19 +114,24 @@ class Training:
         partial = self.folder / "weights.partial"
         if partial.is_dir():  # an earlier call was killed
             shutil.rmtree(partial)
-        if self.config.start is None:
+        start = _existing(self.config)
+        if start is not None and (start / "transformer").is_dir():
+            shutil.copytree(start, partial)
+        elif _nothing(self.config):
             self._build(partial)
         else:
-            shutil.copytree(_existing(self.config.start), partial)
-            if is_base(partial / "transformer"):
-                complete(partial / "transformer")
+            models = load_preset(self.config.preset, start)
+            for name in dict.fromkeys(name for part in FOLDERS.values() for name in part):
+                shutil.copytree(models.folder(name), partial / name)
+        if is_base(partial / "transformer"):
+            complete(partial / "transformer")
         partial.rename(self.weights)
 
     def _build(self, partial: Path) -> None:
         build_folder(partial, self.config.size, self.config.seed)
         widen_text_towers(partial, self.config.seed)
         if self.config.codec is not None:
-            vae = _vae(partial / "vae")
+            vae = load_vae(partial / "vae")
             export_codec(vae, start_codec(vae, self.config.codec), partial / "vae")
         model = load_transformer(partial / "transformer")
         with torch.random.fork_rng(devices=[]):
@@ -146,7 +144,7 @@ class Training:
         self.prepare()
         if self.config.codec is None or not self.processes.main:
             return
-        vae = _vae(self.weights / "vae")
+        vae = load_vae(self.weights / "vae")
         run = CodecRun(vae, self.config.codec, self.folder / "codec")
         yield from run.advance(steps)
         if run.finished:
@@ -177,10 +175,7 @@ class Training:
             raise InvalidRequest(
                 "stage", "finish the stage 'codec' first, its encoder is not final"
             )
-        part, parts = self.processes.rank, self.processes.count
-        filled = sum(cache.fill(part, parts) for cache in self._caches())
-        self.processes.wait()
-        return filled
+        return self.corpora().fill()
 
     def train_transformer(self, steps: int | None = None) -> Iterator[Figures]:
         """Train the transformer, and export its average at the end of this call."""
@@ -188,11 +183,11 @@ class Training:
         settings = self.config.transformer
         halved = settings.memory.frozen != "float32"
         dtype = torch.bfloat16 if halved else torch.float32
-        model = load_transformer(self.weights / "transformer", "cpu", dtype)
+        model = load_transformer(self.models.folder("transformer"), "cpu", dtype)
         run = TransformerRun(
             model,
             settings,
-            self.corpus(),
+            self.corpora().load(),
             self.folder / "transformer",
             processes=self.processes,
             device=self.device,
@@ -217,81 +212,33 @@ class Training:
     def _export_lora(
         self, settings: LoraTraining, weights: Mapping[str, Tensor], run: TransformerRun
     ) -> None:
-        base = files_sha256(self.weights / "transformer")
+        base = files_sha256(self.models.folder("transformer"), self.folder / "hashes")
         lora = collect_lora(weights, settings, {"steps": str(run.step), "base_sha256": base})
         for number, dialect in enumerate(settings.dialects):
             name = f"lora.{dialect}.safetensors" if number else LORA
             write_lora(lora, run.base_shapes, self.folder / name, dialect)
 
-    def corpus(self) -> Corpus:
-        """The encoded clips. Raises InvalidRequest if some are missing."""
-        training, held_out = self._caches()
-        weight = self.config.transformer.motion_weight
-        try:
-            clips, measured = training.load(weight), held_out.load(weight)
-        except FileNotFoundError as error:
-            raise InvalidRequest("stage", "run the stage 'cache' first") from error
-        return Corpus(
-            clips, measured, training.prompt(""), training.key, self._codebooks(training, clips)
-        )
+    def corpora(self) -> Corpora:
+        """The clips of the configuration and where they are encoded."""
+        return Corpora(self.config, self.models, self.folder, self.processes)
 
-    def _codebooks(self, cache: LatentCache, clips: Sequence[CachedClip]) -> dict[int, Codebook]:
-        """Those that arms discretise history with, fitted to the clips once and kept."""
-        histories = [arm.history for arm in self.config.transformer.arms]
-        wanted = {each.entries for each in histories if each.change == "codebook"}
-        codebooks = {}
-        for size in sorted(wanted):
-            path = self.folder / f"codebook-{size}-{cache.key}.safetensors"
-            if self.processes.main and not path.is_file():
-                fit_codebook(
-                    lambda: (clip.latents[None].float() for clip in clips), FitOptions(size)
-                ).save(path)
-            self.processes.wait()
-            codebooks[size] = Codebook.load(path)
-        return codebooks
-
-    def _caches(self) -> tuple[LatentCache, LatentCache]:
-        data = self.config.data
-        models = self._models()
-        # Plain convolutions, which autocast to bf16, over the whole clip at once: at 64 pixels it
-        # fits, and windows would compute two fifths of the frames twice.
-        models.codec.vae = _vae(self.weights / "vae")
-        models.codec.vae.use_framewise_encoding = False
-        frames = 1 + 4 * (data.latent_frames - 1)
-        sources = (
-            WorldClips(data.first_seed, data.clips, frames, data.pixels, data.cast),
-            WorldClips(FIRST_HELD_OUT_SEED, data.held_out, frames, data.pixels, data.cast),
-        )
-        names, key = ("training", "held_out"), self._encoders_key()
-        first, second = (
-            LatentCache(source, models.encoders, key, self.folder / "cache" / name)
-            for source, name in zip(sources, names, strict=True)
-        )
-        return first, second
-
-    def _models(self) -> Models:
-        return load_preset("tiny", self.weights, "cpu")
-
-    def _encoders_key(self) -> str:
-        """Of all that makes latents and states; not of the codec's decoder."""
-        digest = hashlib.sha256()
-        for name in _TOWERS:
-            digest.update(files_sha256(self.weights / name).encode())
-        state = _vae(self.weights / "vae").state_dict()
-        for name in sorted(n for n in state if n.startswith(("encoder", "quant_conv"))):
-            # Adding zero makes -0.0 and 0.0 the same bytes: averaging turns one into the other.
-            digest.update(name.encode() + (state[name] + 0.0).numpy().tobytes())
-        return digest.hexdigest()
+    @property
+    def models(self) -> Models:
+        """The base as it stands, nothing loaded."""
+        return load_preset(self.config.preset, self._base, self.device)
 
 
-def _existing(name: str) -> Path:
-    """A preset's folder by path, or the shipped one by name."""
-    folder = SHIPPED_TINY if name == "tiny" else Path(name)
-    if not (folder / SETTINGS).is_file():
-        raise InvalidRequest("start", f"{folder} is not a preset's folder: it has no {SETTINGS}")
+def _nothing(config: TrainingConfig) -> bool:
+    """Whether a training starts from nothing: no folder given, none to be had from the hub."""
+    return config.start is None and config.preset == "tiny"
+
+
+def _existing(config: TrainingConfig) -> Path | None:
+    """The folder that a training starts from, by path or by name; None for the hub's weights."""
+    if config.start is None:
+        return None
+    folder = SHIPPED_TINY if config.start == "tiny" else Path(config.start)
+    wanted = SETTINGS if config.preset == "tiny" else "."
+    if not (folder / wanted).exists():
+        raise InvalidRequest("start", f"{folder} is not a preset's folder: it has no {wanted}")
     return folder
-
-
-def _vae(folder: Path) -> Any:
-    """The autoencoder for training: all parameters fp32, plain convolutions."""
-    return AutoencoderKLHunyuanVideo.from_pretrained(folder, torch_dtype=torch.float32)

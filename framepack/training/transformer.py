@@ -23,7 +23,7 @@ from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.models.lora import weight_shapes
 from framepack.packing.schedule import BASE_KERNEL, Level
 from framepack.training.cache import CachedClip, CachedPrompt
-from framepack.training.examples import Arm, Batch, Choice, choose, collate
+from framepack.training.examples import Arm, Batch, Choice, choose, collate, same_size
 from framepack.training.levels import NoiseLevels
 from framepack.training.lora import LoraTraining, add_lora
 from framepack.training.memory import MemorySettings, blocks_of, place
@@ -158,9 +158,8 @@ class TransformerRun(Run[PackedHunyuanVideo]):
         settings = self.settings
         rng = random.Random(f"{settings.run.seed} {self.step}")
         (arm,) = rng.choices(settings.arms, [arm.share for arm in settings.arms])
-        choices = [
-            choose(arm, self.corpus.clips, rng, settings.dropout) for _ in range(settings.batch)
-        ]
+        clips = same_size(self.corpus.clips, rng)
+        choices = [choose(arm, clips, rng, settings.dropout) for _ in range(settings.batch)]
         generator = torch.Generator().manual_seed(rng.getrandbits(63))
         shape = (settings.batch, *choices[0].target_shape)
         levels = settings.levels.draw(settings.batch, generator, _tokens(shape))
@@ -191,7 +190,8 @@ class TransformerRun(Run[PackedHunyuanVideo]):
         figures = {}
         for arm in self.settings.arms:
             rng = random.Random(f"held out {arm.name}")
-            choices = [choose(arm, self.corpus.held_out, rng, 0.0) for _ in range(count)]
+            clips = same_size(self.corpus.held_out, rng)
+            choices = [choose(arm, clips, rng, 0.0) for _ in range(count)]
             batch = self._batch(choices, levels)
             noise = torch.randn(batch.target.shape, generator=torch.Generator().manual_seed(0))
             figures[f"held_out_{arm.name}"] = self._error(batch, levels, noise).mean().item()

@@ -31,14 +31,14 @@ def nano_models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 @pytest.fixture(scope="session")
 def nano_cache(nano_models: Models, tmp_path_factory: pytest.TempPathFactory) -> LatentCache:
     source = WorldClips(first_seed=0, count=6, num_frames=FRAMES)
-    return LatentCache(source, nano_models.encoders, "nano", tmp_path_factory.mktemp("cache"))
+    return LatentCache(source, nano_models, "nano", tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
 def nano_corpus(nano_cache: LatentCache) -> Corpus:
     nano_cache.fill()
     clips = nano_cache.load(motion_weight=4.0)
-    return Corpus(clips[:4], clips[4:], nano_cache.prompt(""), "nano")
+    return Corpus(clips[:4], clips[4:], nano_cache.uncaptioned(), "nano")
 
 
 @pytest.fixture(scope="session")

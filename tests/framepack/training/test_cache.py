@@ -16,13 +16,13 @@ from framepack.world.scene import draw_scene
 def test_clips_are_encoded_once(nano_cache: LatentCache, nano_corpus: Corpus) -> None:
     assert len(nano_corpus.clips) == 4
     times = {path: path.stat().st_mtime_ns for path in nano_cache.folder.iterdir()}
-    assert len(times) == 6
+    assert len(times) == 6 + 1  # the empty prompt
     assert nano_cache.fill() == 0
     assert {path: path.stat().st_mtime_ns for path in nano_cache.folder.iterdir()} == times
 
 
 def test_two_processes_can_share_the_work(nano_models: Models, tmp_path: Path) -> None:
-    cache = LatentCache(WorldClips(0, 3, 5), nano_models.encoders, "nano", tmp_path)
+    cache = LatentCache(WorldClips(0, 3, 5), nano_models, "nano", tmp_path)
     assert cache.fill(part=0, parts=2) == 2
     with pytest.raises(FileNotFoundError):
         cache.load(0.0)
@@ -34,7 +34,7 @@ def test_what_decides_the_content_decides_the_name(nano_cache: LatentCache) -> N
     source = nano_cache.source
     assert isinstance(source, WorldClips)
     others = [
-        LatentCache(changed, nano_cache.encoders, key, nano_cache.folder).path(0)
+        LatentCache(changed, nano_cache.models, key, nano_cache.folder).path(0)
         for changed, key in (
             (source, "other encoders"),
             (replace(source, first_seed=1), "nano"),

@@ -90,7 +90,7 @@ def test_only_the_encoder_decides_about_the_cache(
 
     def key() -> str:
         export_codec(vae, 0.75, training.weights / "vae")
-        return training._encoders_key()
+        return training.corpora().training.encoders_key
 
     before, weight = key(), vae.encoder.conv_in.conv.weight
     with torch.no_grad():

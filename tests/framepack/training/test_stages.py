@@ -89,7 +89,7 @@ def test_a_codebook_is_fitted_to_the_clips_once(config: Path, tmp_path: Path) ->
     list(training.run(steps=1))
     (path,) = (tmp_path / "out").glob("codebook-4-*.safetensors")
     written = path.stat().st_mtime_ns
-    book = training.corpus().codebooks[4]
+    book = training.corpora().load().codebooks[4]
     assert book.entries.shape == (4, 16)
     assert path.stat().st_mtime_ns == written
 
