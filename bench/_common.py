@@ -24,6 +24,7 @@ def environment() -> dict[str, object]:
     return {
         "machine": _machine(),
         "load": [round(value, 1) for value in os.getloadavg()],
+        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
         "versions": found,
     }
 
