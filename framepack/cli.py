@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_generate(commands.add_parser("generate", help="make a video from a picture and a prompt"))
     _add_verify(commands.add_parser("verify", help="compare section loops with golden numbers"))
-    _add_train(commands.add_parser("train", help="train the tiny preset on the procedural world"))
+    _add_train(commands.add_parser("train", help="train a preset, or a LoRA for it"))
     _add_evaluate(commands.add_parser("evaluate", help="measure videos where the truth is known"))
     add_packing_arguments(commands.add_parser("packing", help="what a packing schedule costs"))
     return parser
@@ -114,7 +114,8 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", type=Path, metavar="CONFIG.yaml", help="or the name of a recipe, such as tiny")
-    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="state and weights")
+    add("-o", "--output", type=Path, metavar="FOLDER", help="state and weights")
+    add("--plan", action="store_true", help="print what memory the transformer's run takes")
     add("--stage", help="only one: codec, cache or transformer (all three)")
     add("--steps", type=int, help="stop after so many; the same command goes on (to the end)")
     add("--device", help="cpu, cuda ... (a GPU if there is one)")
@@ -205,12 +206,18 @@ def _train(options: argparse.Namespace) -> int:
     import torch
 
     from framepack.training.config import find_config, read_config
+    from framepack.training.estimate import as_table, estimate
     from framepack.training.processes import join_processes
     from framepack.training.stages import Training
 
+    config = read_config(find_config(options.config))
+    if options.plan:
+        sys.stdout.write(as_table(estimate(config)))
+        return 0
+    if options.output is None:
+        raise InvalidRequest("output", "name the folder for state and weights: -o FOLDER")
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    config = read_config(find_config(options.config))
     processes, device = join_processes(options.device)
     training = Training(config, options.output, device, processes)
     for stage, figures in training.run(options.stage, options.steps):

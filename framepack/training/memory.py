@@ -7,8 +7,8 @@ and dropped at its end, twice a step. So its frozen weights may meanwhile be sto
 - as float8 (e4m3, a scale for each output row), a quarter of fp32 and half of bf16, or
 - on the host, copied to the device for each run (block swap).
 
-Both need weights that do not change, that is, a LoRA's training. Norms, biases, embeddings and
-everything outside the blocks stay as they are: small, and sensitive to rounding.
+Both need weights that do not change, that is, a LoRA's training. Modulations, biases and everything
+outside the blocks never become float8: they are sensitive to rounding.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class StoredBlock:
                 parameter.data = parameter.data.to(self._device)
                 continue
             data = parameter.data
-            if storage == "float8" and parameter.ndim == 2:
+            if storage == "float8" and becomes_float8(name, parameter):
                 data, scale = to_float8(data)
                 self._scales[name] = scale.to(self._device)
             home = torch.device("cpu") if self._swapped else self._device
@@ -110,6 +110,11 @@ class StoredBlock:
             # In bf16, as everything frozen that is not float8 is stored then.
             return moved.to(torch.bfloat16) * self._scales[name].to(torch.bfloat16)
         return moved
+
+
+def becomes_float8(name: str, parameter: Tensor) -> bool:
+    """Of a block's parameters, those that can be stored as float8."""
+    return parameter.ndim == 2 and "norm" not in name
 
 
 def to_float8(weight: Tensor) -> tuple[Tensor, Tensor]:
