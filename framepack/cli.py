@@ -204,9 +204,11 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     import torch
+    from tqdm import tqdm
 
     from framepack.training.config import find_config, read_config
     from framepack.training.estimate import as_table, estimate
+    from framepack.training.observers import ProgressBar
     from framepack.training.processes import join_processes
     from framepack.training.stages import Training
 
@@ -219,12 +221,13 @@ def _train(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     processes, device = join_processes(options.device)
-    training = Training(config, options.output, device, processes)
+    observers = [ProgressBar()] if processes.main else []
+    training = Training(config, options.output, device, processes, observers)
     for stage, figures in training.run(options.stage, options.steps):
         if not processes.main:
             continue
         shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        sys.stdout.write(f"{stage}: {shown}\n")
+        tqdm.write(f"{stage}: {shown}", file=sys.stdout)
         sys.stdout.flush()
     return 0
 

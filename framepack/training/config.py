@@ -11,8 +11,10 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 import yaml
 
 from framepack.errors import InvalidRequest
+from framepack.presets import PRESETS
 from framepack.training.codec import CodecTraining
 from framepack.training.files import FileData
+from framepack.training.previews import PreviewSettings
 from framepack.training.transformer import TransformerTraining
 from framepack.world.scene import FIRST_HELD_OUT_SEED, Cast
 
@@ -57,6 +59,7 @@ class TrainingConfig:
         start: Folder of a preset to go on from, or ``tiny`` for the shipped one; None starts from
             nothing, or from the hub's weights where the preset has them.
         preset: Key of `framepack.presets.PRESETS`: what is trained.
+        previews: Videos made while the transformer is trained.
     """
 
     data: WorldData | FileData
@@ -66,6 +69,12 @@ class TrainingConfig:
     seed: int = 0
     start: str | None = None
     preset: str = "tiny"
+    previews: PreviewSettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            known = ", ".join(PRESETS)
+            raise InvalidRequest("preset", f"there is no {self.preset!r}; choose from {known}")
 
 
 RECIPES = Path(__file__).parent / "recipes"

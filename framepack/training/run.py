@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from framepack.errors import InvalidRequest
 from framepack.training.average import Average, trained_parameters
+from framepack.training.observers import Observer, TensorBoard
 from framepack.training.processes import Processes, local, whole
 from framepack.training.rates import RateSchedule
 from framepack.training.runlog import Figures, RunLog, load_state, save_state
@@ -42,6 +43,7 @@ class RunSettings:
         report_every: Steps between rows of the log.
         save_every: Steps between saved states.
         bfloat16: Autocast to bf16.
+        tensorboard: Write reports as TensorBoard's event files too.
     """
 
     rates: RateSchedule
@@ -51,6 +53,7 @@ class RunSettings:
     report_every: int = 100
     save_every: int = 100
     bfloat16: bool = True
+    tensorboard: bool = False
 
 
 def identity_of(settings: Any) -> str:
@@ -61,7 +64,9 @@ def identity_of(settings: Any) -> str:
     Args:
         settings: A dataclass whose field ``run`` is a `RunSettings`.
     """
-    kept = replace(settings.run, rates=RateSchedule(1), report_every=1, save_every=1)
+    kept = replace(
+        settings.run, rates=RateSchedule(1), report_every=1, save_every=1, tensorboard=False
+    )
     return _stated(replace(settings, run=kept))
 
 
@@ -110,6 +115,9 @@ class Run(ABC, Generic[M]):
         self.log = RunLog(folder / "log.csv")
         self.average = Average(model, settings.average)
         self.optimizers: Sequence[torch.optim.Optimizer] = ()
+        self.observers: list[Observer] = []
+        if settings.tensorboard and self.processes.main:
+            self.observers.append(TensorBoard())
 
     @abstractmethod
     def losses(self) -> Iterator[Tensor]:
@@ -120,19 +128,25 @@ class Run(ABC, Generic[M]):
         """Figures of the averaged weights on held-out data."""
 
     @property
+    def total_steps(self) -> int:
+        """Of the whole run."""
+        return self.run_settings.rates.steps
+
+    @property
     def finished(self) -> bool:
         """Whether all steps are done."""
-        return self.step >= self.run_settings.rates.steps
+        return self.step >= self.total_steps
 
     def advance(self, steps: int | None = None) -> Iterator[Figures]:
         """Train, yielding the figures of every report. Stops after so many steps, or at the end."""
-        end = self.run_settings.rates.steps
-        stop = end if steps is None else min(end, self.step + steps)
+        stop = self.total_steps if steps is None else min(self.total_steps, self.step + steps)
         running: list[float] = []
         while self.step < stop:
             began = time.process_time()
             running.append(self._train_step())
             self.seconds += time.process_time() - began
+            for observer in self.observers:
+                observer.stepped(self, running[-1])
             if self._due(self.run_settings.report_every):
                 mean = self.processes.mean(sum(running) / len(running))
                 yield self._report(mean)
@@ -234,4 +248,6 @@ class Run(ABC, Generic[M]):
         figures = {"step": self.step, "cpu_seconds": self.seconds, "loss": loss, **self.measure()}
         if self.processes.main:
             self.log.write(figures)
+        for observer in self.observers:
+            observer.reported(self, figures)
         return figures

@@ -12,7 +12,7 @@ A LoRA's training reads its base where it lies and leaves ``lora.safetensors`` i
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +28,8 @@ from framepack.training.codec import CodecRun, export_codec, measure_scaling, st
 from framepack.training.config import TrainingConfig
 from framepack.training.corpora import Corpora, load_vae
 from framepack.training.lora import LoraTraining, collect_lora
+from framepack.training.observers import Observer
+from framepack.training.previews import Previews
 from framepack.training.processes import Processes
 from framepack.training.runlog import Figures
 from framepack.training.starts import complete, is_base, start_transformer
@@ -55,6 +57,7 @@ class Training:
         folder: Path,
         device: torch.device = _CPU,
         processes: Processes | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         """Describe a training; nothing is read or written yet.
 
@@ -63,12 +66,17 @@ class Training:
             folder: Where everything goes.
             device: Of this process.
             processes: That train together; the codec is trained by the first one alone.
+            observers: Told of every step of every run.
 
         Raises:
-            InvalidRequest: A LoRA is to be trained, and there is nothing it could change.
+            InvalidRequest: A LoRA is to be trained, and there is nothing it could change; or
+                previews are to be made by several processes.
         """
         self.config, self.folder = config, folder
         self.device, self.processes = device, processes or Processes()
+        self.observers = observers
+        if config.previews is not None and self.processes.count > 1:
+            raise InvalidRequest("previews", "are made by a run of one process; leave them out")
         self.lora = config.transformer.lora
         self.weights = folder / "weights"
         start = _existing(config)
@@ -146,6 +154,7 @@ class Training:
             return
         vae = load_vae(self.weights / "vae")
         run = CodecRun(vae, self.config.codec, self.folder / "codec")
+        run.observers.extend(self.observers)
         yield from run.advance(steps)
         if run.finished:
             self._finish_codec(run)
@@ -192,6 +201,10 @@ class Training:
             processes=self.processes,
             device=self.device,
         )
+        run.observers.extend(self.observers)
+        if self.config.previews is not None:
+            previews = Previews(self.config.previews, self.models, run.corpus.held_out)
+            run.observers.append(previews)
         yield from run.advance(steps)
         self.export(run)
 
