@@ -121,6 +121,11 @@ class Plan:
         return self.request.prompt, *(later.prompt for later in self.request.later_prompts)
 
     @property
+    def places(self) -> tuple[int, ...]:
+        """Of each section, in the order of sampling, which one by time it is, from 0."""
+        return tuple(section.frames[0] // self.config.window for section in self.sections)
+
+    @property
     def num_latent_frames(self) -> int:
         """Latent frames of the whole video, the start picture's included."""
         return self.config.window * len(self.sections) + 1

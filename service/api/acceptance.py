@@ -68,6 +68,7 @@ def _spec(tenant: str, request: JobRequest, plan: Plan, image: DecodedImage) -> 
         ),
         image_size=image.size,
         num_sections=len(plan.sections),
+        places=plan.places,
         num_frames=plan.num_pixel_frames,
         fps=plan.config.fps,
         video_size=(plan.height, plan.width),

@@ -19,7 +19,7 @@ from service.api.links import Links
 from service.api.metrics import GatewayMetrics
 from service.api.middleware import LimitBody, Observe
 from service.api.readiness import Readiness
-from service.api.routes import events, files, health, jobs, video
+from service.api.routes import events, files, health, jobs, options, page, video
 from service.api.schemas import complete_document
 from service.api.submission import MAX_FIELD_BYTES, MAX_FORM_BYTES, MAX_JSON_BYTES
 from service.api.sweeper import Sweeper
@@ -48,8 +48,9 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
     )
     app.state.services = parts
-    for module in (jobs, events, video, files, health):
+    for module in (jobs, events, video, options, files, health, page):
         app.include_router(module.router)
+    app.mount("/page", page.page_files())
     errors.install(app)
     complete_document(app)
     # The last one added sees a request first.

@@ -77,6 +77,7 @@ def plan_view(spec: JobSpec) -> PlanView:
     height, width = spec.video_size
     return PlanView(
         num_sections=spec.num_sections,
+        places=list(spec.places),
         num_frames=spec.num_frames,
         fps=spec.fps,
         width=width,

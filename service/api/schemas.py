@@ -45,6 +45,7 @@ JOB_EXAMPLE: dict[str, Any] = {
     "seed": 31337,
     "plan": {
         "num_sections": 4,
+        "places": [3, 2, 1, 0],
         "num_frames": 145,
         "fps": 30,
         "width": 64,

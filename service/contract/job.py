@@ -127,6 +127,8 @@ class JobSpec(BaseModel):
         image: The stored picture, decoded and re-encoded by the gateway.
         image_size: Its (height, width) in pixels.
         num_sections: Sections of the video; each lane has one task more.
+        places: Of each section, in the order of sampling, which one by time it is, from 0. Empty
+            in jobs accepted before this was kept.
         video_size: (height, width) of the video.
         section_cost: Predicted work of one section, in the same unit for all jobs of a preset;
             fair sharing counts it.
@@ -142,6 +144,7 @@ class JobSpec(BaseModel):
     image: Artifact
     image_size: tuple[int, int]
     num_sections: Annotated[int, Field(ge=1)]
+    places: tuple[int, ...] = ()
     num_frames: int
     fps: int
     video_size: tuple[int, int]

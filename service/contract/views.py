@@ -64,9 +64,14 @@ class ProgressView(Progress):
 
 
 class PlanView(View):
-    """What was decided at the start; sections are whole, so rarely exactly what was asked for."""
+    """What was decided at the start; sections are whole, so rarely exactly what was asked for.
+
+    Attributes:
+        places: Of each section, in the order of sampling, which one by time it is, from 0.
+    """
 
     num_sections: int
+    places: list[int] = []
     num_frames: int
     fps: int
     width: int

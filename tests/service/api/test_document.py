@@ -33,6 +33,7 @@ def test_every_endpoint_is_described(document: dict[str, Any]) -> None:
         "GET /jobs/{job_id}/events",
         "POST /jobs/{job_id}/cancel",
         "GET /jobs/{job_id}/video",
+        "GET /options",
         "GET /files/{key}",
         "GET /healthz",
         "GET /readyz",

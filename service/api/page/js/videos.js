@@ -1,0 +1,102 @@
+// The videos below: what the service lists, or else what this browser remembers having made.
+
+import { json, readJob } from "./api.js";
+import { byId, make, tell } from "./dom.js";
+import { kept, drop } from "./shelf.js";
+import { ago, STATUS, TERMINAL } from "./words.js";
+
+const MILLISECONDS_BETWEEN_LOOKS = 10000;
+const MOST = 24;
+
+export class Videos {
+  constructor() {
+    this.jobs = new Map();
+    this.cards = new Map();
+    this.listed = null;
+    setInterval(() => this.look(), MILLISECONDS_BETWEEN_LOOKS);
+  }
+
+  /** Read everything anew. */
+  async load() {
+    const pictures = new Map((await kept()).map((entry) => [entry.id, entry]));
+    const jobs = await this.list();
+    this.listed = jobs !== null;
+    const ids = jobs ? jobs.map((job) => job.id) : [...pictures.keys()];
+    for (const job of jobs || []) this.jobs.set(job.id, job);
+    this.lay(ids.slice(0, MOST), pictures);
+    if (!this.listed) await Promise.all(ids.slice(0, MOST).map((id) => this.read(id)));
+  }
+
+  /** What the service lists, or null where it has no list. */
+  async list() {
+    try {
+      return (await json(`jobs?limit=${MOST}`)).data;
+    } catch {
+      return null;
+    }
+  }
+
+  async look() {
+    if (document.hidden) return;
+    const open = [...this.cards.keys()].filter((id) => !TERMINAL.has(this.jobs.get(id)?.status));
+    await Promise.all(open.slice(0, 8).map((id) => this.read(id)));
+  }
+
+  async read(id) {
+    try {
+      this.update(await readJob(id));
+    } catch (error) {
+      if (error.status === 404 || error.status === 410) this.forget(id);
+    }
+  }
+
+  lay(ids, pictures) {
+    for (const card of this.cards.values()) URL.revokeObjectURL(card.url);
+    this.cards.clear();
+    const items = ids.map((id) => this.card(id, pictures.get(id)));
+    byId("shelf").replaceChildren(...items);
+    tell(byId("videos-note"), items.length ? (this.listed ? "" : "Made from this browser") : "Nothing made yet.");
+    for (const id of ids) if (this.jobs.has(id)) this.update(this.jobs.get(id));
+    this.mark(this.current);
+  }
+
+  card(id, entry) {
+    const url = entry?.picture ? URL.createObjectURL(entry.picture) : "";
+    const title = make("span", { className: "card-title", textContent: entry?.prompt || "" });
+    const status = make("span", { className: "card-status" });
+    const image = url
+      ? make("img", { src: url, alt: "", loading: "lazy" })
+      : make("span", { className: "blank", "aria-hidden": "true" });
+    const link = make("a", { href: `#${id}` }, image, make("span", { className: "card-text" }, title, status));
+    this.cards.set(id, { url, title, status, link });
+    return make("li", { className: "card" }, link);
+  }
+
+  update(job) {
+    this.jobs.set(job.id, job);
+    const card = this.cards.get(job.id);
+    if (!card) return;
+    tell(card.title, job.input.prompt);
+    const more = {
+      queued: job.queue_position ? `, number ${job.queue_position}` : "",
+      running: ` ${job.progress.percent} %`,
+    }[job.status] || "";
+    tell(card.status, `${STATUS[job.status] || job.status}${more}, ${ago(Date.parse(job.created_at))}`);
+    card.link.dataset.status = job.status;
+  }
+
+  mark(id) {
+    this.current = id;
+    for (const [other, { link }] of this.cards) {
+      if (other === id) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
+    }
+  }
+
+  async forget(id) {
+    await drop(id);
+    this.jobs.delete(id);
+    this.cards.get(id)?.link.parentElement.remove();
+    this.cards.delete(id);
+  }
+}

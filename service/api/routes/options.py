@@ -1,0 +1,44 @@
+"""What a request may choose here: presets, orders, limits. The web page's form is built from it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from framepack.generation.orders import ORDERS
+from framepack.generation.plan import GENERATION_CONFIGS
+from service.api.deps import TheServices
+from service.api.image_decoder import MAX_SIDE, MIN_SIDE
+from service.api.images import MAX_IMAGE_BYTES
+from service.contract.job import JobRequest
+from service.contract.options import ImageLimits, OptionsView, OrderView, PresetView, SizeView
+
+router = APIRouter(tags=["jobs"])
+
+
+@router.get("/options")
+async def read_options(parts: TheServices) -> OptionsView:
+    """What a request may choose here; the same for everybody, so without a key."""
+    return OptionsView(
+        presets=[_preset(name) for name in parts.settings.presets],
+        orders=[OrderView(name=name, schedule=o.default_schedule) for name, o in ORDERS.items()],
+        image=ImageLimits(
+            content_types=["image/png", "image/jpeg", "image/webp"],
+            max_bytes=MAX_IMAGE_BYTES,
+            min_side=MIN_SIDE,
+            max_side=MAX_SIDE,
+        ),
+        request_schema=JobRequest.model_json_schema(),
+    )
+
+
+def _preset(name: str) -> PresetView:
+    config = GENERATION_CONFIGS[name]
+    return PresetView(
+        name=name,
+        order=config.order,
+        steps=config.steps,
+        guidance_scale=config.guidance_scale,
+        fps=config.fps,
+        section_frames=config.window * config.temporal_compression,
+        sizes=[SizeView(width=width, height=height) for height, width in config.buckets],
+    )
