@@ -18,15 +18,16 @@ Activation = Callable[[Tensor], Tensor]
 
 
 class TwoLayers(nn.Module):
-    """Linear, SiLU, linear."""
+    """Linear, activation, linear."""
 
-    def __init__(self, inputs: int, width: int) -> None:
+    def __init__(self, inputs: int, width: int, activation: Activation = F.silu) -> None:
         super().__init__()
         self.linear_1 = nn.Linear(inputs, width)
         self.linear_2 = nn.Linear(width, width)
+        self.activation = activation
 
-    def forward(self, x: Float[Tensor, "b i"]) -> Float[Tensor, "b d"]:
-        out: Tensor = self.linear_2(F.silu(self.linear_1(x)))
+    def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b d"]:
+        out: Tensor = self.linear_2(self.activation(self.linear_1(x)))
         return out
 
 

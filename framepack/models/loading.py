@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -44,12 +45,30 @@ def load_transformer(
     return model.eval().requires_grad_(requires_grad=False)
 
 
+@dataclass(frozen=True)
+class Differences:
+    """How a checkpoint's files may differ from the module that they fill.
+
+    Attributes:
+        may_lack: Beginnings of names that the files need not have; they stay as they are.
+        renamed: A file's names that the module has under others.
+        kept_fp32: Parts of names of tensors loaded as fp32 whatever the dtype.
+    """
+
+    may_lack: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    kept_fp32: tuple[str, ...] = ()
+
+
+EXACTLY = Differences()
+
+
 def load_weights(
     model: nn.Module,
     folder: Path,
     device: torch.device | str,
     dtype: torch.dtype,
-    may_lack: tuple[str, ...] = (),
+    differences: Differences = EXACTLY,
 ) -> None:
     """Fill a module, on the meta device if nothing may lack, from a folder's safetensors files.
 
@@ -58,32 +77,43 @@ def load_weights(
         folder: With the files.
         device: To load to.
         dtype: To load as.
-        may_lack: Beginnings of names that the files need not have; they stay as they are.
+        differences: What may differ between the files and the module.
 
     Raises:
         WeightsError: See `load_transformer`.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = dict(_tensor_files(folder))
-    missing = {n for n in expected.keys() - found.keys() if not n.startswith(may_lack)}
+    files = dict(_tensor_files(folder))
+    stored = {differences.renamed.get(name, name): name for name in files}
+    found = {name: files[stored[name]] for name in stored}
+    missing = {n for n in expected.keys() - found.keys() if not n.startswith(differences.may_lack)}
     _check_names(missing, found.keys() - expected.keys(), folder)
     wrong = []
     for path in sorted(set(found.values())):
         state: dict[str, Tensor] = {}
         with _open(path) as file:
             for name in (name for name in found if found[name] == path):
-                shape = tuple(file.get_slice(name).get_shape())
+                shape = tuple(file.get_slice(stored[name]).get_shape())
                 if shape != expected[name]:
                     wrong.append(f"{name}: {list(shape)} instead of {list(expected[name])}")
                     continue
-                state[name] = file.get_tensor(name).to(device=device, dtype=dtype)
+                kept = any(part in name for part in differences.kept_fp32)
+                tensor = file.get_tensor(stored[name])
+                state[name] = tensor.to(device=device, dtype=torch.float32 if kept else dtype)
         model.load_state_dict(state, strict=False, assign=True)
     if wrong:
         raise WeightsError(f"{folder}: mis-shaped tensors: {_listed(wrong)}")
 
 
-def save_transformer(model: PackedHunyuanVideo, folder: Path) -> None:
-    """Write a folder that `load_transformer` reads."""
+class _Saved(Protocol):
+    @property
+    def config(self) -> Any: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+def save_transformer(model: _Saved, folder: Path) -> None:
+    """Write a folder that the loader of a packed transformer reads."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(model.config.to_json(), indent=2) + "\n")
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

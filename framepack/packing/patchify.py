@@ -11,7 +11,7 @@ latents first and goes through the projection of what is left of it, as in the p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -65,14 +65,28 @@ class ContextPatchify(nn.Module):
         Raises:
             KeyError: There is no projection for this kernel.
         """
-        pool, projected = pooled_first(kernel)
-        if projected not in self.kernels:
+        return patchify(latents, kernel, self._projection)
+
+    def _projection(self, kernel: Kernel) -> nn.Module:
+        if kernel not in self.kernels:
             raise KeyError(f"no projection for kernel {kernel}")
-        padded = pad_to_multiple(latents, kernel)
-        if pool != (1, 1, 1):
-            padded = F.avg_pool3d(padded, pool)
-        tokens: Tensor = self.get_submodule(projection_name(projected))(padded)
-        return rearrange(tokens, "b d t h w -> b (t h w) d")
+        return self.get_submodule(projection_name(kernel))
+
+
+def patchify(latents: Latents, kernel: Kernel, projection: Callable[[Kernel], nn.Module]) -> Tokens:
+    """Tokens of one level, (t, h, w) row-major.
+
+    Args:
+        latents: Padded at the far edges until the kernel fits.
+        kernel: The level's.
+        projection: The Conv3d of a kernel that `pooled_first` leaves to be projected.
+    """
+    pool, projected = pooled_first(kernel)
+    padded = pad_to_multiple(latents, kernel)
+    if pool != (1, 1, 1):
+        padded = F.avg_pool3d(padded, pool)
+    tokens: Tensor = projection(projected)(padded)
+    return rearrange(tokens, "b d t h w -> b (t h w) d")
 
 
 def interpolate_projection(

@@ -16,7 +16,13 @@ from torch import nn
 from framepack.models.blocks import Modulation
 from framepack.models.embedding import RefinerNormOut
 from framepack.models.hunyuan_video import FinalNorm, HunyuanVideoConfig, PackedHunyuanVideo
-from framepack.models.loading import CONFIG, load_weights, read_json, save_transformer
+from framepack.models.loading import (
+    CONFIG,
+    Differences,
+    load_weights,
+    read_json,
+    save_transformer,
+)
 from framepack.packing.patchify import interpolate_projection, projection_name
 
 NEW_LAYERS = ("clean_x_embedder.", "image_projection.")
@@ -43,7 +49,7 @@ def complete(folder: Path) -> None:
     stated: dict[str, Any] = read_json(folder / CONFIG)
     config = HunyuanVideoConfig.from_json({k: v for k, v in stated.items() if k not in _MARKS})
     model = PackedHunyuanVideo(config)
-    load_weights(model, folder, "cpu", torch.float32, may_lack=NEW_LAYERS)
+    load_weights(model, folder, "cpu", torch.float32, Differences(may_lack=NEW_LAYERS))
     nn.init.zeros_(model.image_projection.down.weight)
     nn.init.zeros_(model.image_projection.down.bias)
     start_new_layers(model)
