@@ -164,11 +164,6 @@ def build(options: argparse.Namespace) -> tuple[PackedHunyuanVideo, nn.Module]:
     dtype = getattr(torch, options.dtype)
     for model in (ours, theirs):
         model.eval().requires_grad_(requires_grad=False).to(options.device, dtype)
-    fuse(ours)
-    if options.compile:
-        compiled([ours.transformer_blocks, ours.single_transformer_blocks])
-        either: Any = theirs
-        compiled([either.transformer_blocks, either.single_transformer_blocks])
     return ours, theirs
 
 
@@ -176,6 +171,11 @@ def build(options: argparse.Namespace) -> tuple[PackedHunyuanVideo, nn.Module]:
 def measure(options: argparse.Namespace) -> dict[str, object]:
     """Alternate calls of both; seconds, their ratio, and how far the results are apart."""
     ours, theirs = build(options)
+    fuse(ours)
+    if options.compile:
+        either: Any = theirs
+        compiled([ours.transformer_blocks, ours.single_transformer_blocks])
+        compiled([either.transformer_blocks, either.single_transformer_blocks])
     given = make_inputs(ours.config, options.side, options.window, next(ours.parameters()))
     their_step, prepare = their_call(theirs, given), our_section(ours, given)
     clock = Clock(options.device)
