@@ -232,7 +232,9 @@ class Run(ABC, Generic[M]):
                 group["lr"] = group[PEAK] * share
         self.model.zero_grad(set_to_none=True)
         total = 0.0
-        with torch.random.fork_rng():  # what PyTorch draws by itself, such as dropout
+        device = self.average.parameters[0].device
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # what PyTorch draws by itself, such as dropout
             torch.manual_seed(self.run_settings.seed + 7919 * self.step + self.processes.rank)
             for loss in self.losses():
                 loss.backward()  # type: ignore[no-untyped-call]

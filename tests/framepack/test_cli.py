@@ -9,7 +9,9 @@ from pathlib import Path
 
 import av
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from framepack.cli import main
 
@@ -63,6 +65,30 @@ def test_every_option_reaches_the_video(nano_folder: Path, photo: str, output: P
         assert run(nano_folder, photo, output, *options) == 0
         made[options] = output.read_bytes()
     assert len(set(made.values())) == len(variants)
+
+
+def test_a_lora_reaches_the_video_and_a_foreign_one_is_a_failure(
+    nano_folder: Path,
+    photo: str,
+    output: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = "transformer_blocks.0.attn.to_q"
+    factors = {f"{name}.lora_down.weight": torch.ones(1, 32)}
+    factors[f"{name}.lora_up.weight"] = torch.ones(32, 1)
+    path, foreign = tmp_path / "x.safetensors", tmp_path / "y.safetensors"
+    save_file(factors, path)
+    save_file({"other." + key: tensor for key, tensor in factors.items()}, foreign)
+    made = set()
+    for options in ((), ("--lora", str(path)), ("--lora", f"{path}:-0.5"), ("--lora", f"{path}:0")):
+        assert run(nano_folder, photo, output, *options) == 0
+        made.add(output.read_bytes())
+    assert len(made) == 3
+    capsys.readouterr()
+    assert run(nano_folder, photo, output, "--lora", str(foreign)) == 1
+    assert f"other.{name}.lora_down.weight" in capsys.readouterr().err
+    assert run(nano_folder, photo, output, "--lora", f"{tmp_path}/absent") == 2
 
 
 @pytest.mark.parametrize(
