@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from framepack.errors import WeightsError
@@ -118,6 +118,19 @@ def save_transformer(model: _Saved, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(model.config.to_json(), indent=2) + "\n")
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def replace_tensors(
+    folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a checkpoint's folder anew, as one file, with some tensors replaced."""
+    files = sorted(folder.glob("*.safetensors"))
+    kept = {name: tensor for path in files for name, tensor in load_file(path).items()}
+    partial = folder / f"{WEIGHTS}.partial"
+    save_file({**kept, **tensors}, partial, metadata=dict(metadata))
+    for path in (*files, folder / INDEX):
+        path.unlink(missing_ok=True)
+    partial.rename(folder / WEIGHTS)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -71,6 +71,8 @@ class CachedClip:
 
     def weights(self, numbers: Sequence[int]) -> Tensor:
         """(1, 1, n, h, w) weights of the error: higher where a cell differs from its median."""
+        if not self.motion_weight:
+            return torch.ones(1, 1, len(numbers), *self.latents.shape[2:])
         return self._weights[None, None, list(numbers)].float()
 
     @cached_property

@@ -16,11 +16,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from framepack.errors import InvalidRequest
-from framepack.models.loading import WEIGHTS, files_sha256, load_transformer, save_transformer
+from framepack.models.loading import (
+    files_sha256,
+    load_transformer,
+    replace_tensors,
+    save_transformer,
+)
 from framepack.models.lora import write_lora
 from framepack.models.tiny import build_folder
 from framepack.presets import FOLDERS, SETTINGS, SHIPPED_TINY, Models, load_preset
@@ -209,18 +213,21 @@ class Training:
         self.export(run)
 
     def export(self, run: TransformerRun) -> None:
-        """Leave a run's averaged weights: in ``weights/``, in bf16, or as a LoRA's files."""
+        """Leave a run's averaged weights: in ``weights/``, in bf16, or as a LoRA's files.
+
+        What was not trained stays as it was stored, since the next slice of the run reads it again.
+        """
         averages = run.averaged_weights()
         if not self.processes.main:
             return
         if self.lora is not None:
             self._export_lora(self.lora, averages, run)
             return
-        folder = self.weights / "transformer"
-        tensors = load_file(folder / WEIGHTS) | averages
-        tensors = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
-        metadata = {"format": "pt", "steps": str(run.step)}
-        save_file(tensors, folder / WEIGHTS, metadata=metadata)
+        replace_tensors(
+            self.weights / "transformer",
+            {name: tensor.to(torch.bfloat16) for name, tensor in averages.items()},
+            {"format": "pt", "steps": str(run.step)},
+        )
 
     def _export_lora(
         self, settings: LoraTraining, weights: Mapping[str, Tensor], run: TransformerRun

@@ -13,6 +13,8 @@ from framepack.training.config import read_config
 from framepack.training.stages import Training
 from framepack.training.starts import NEW_LAYERS
 
+NEW_BIAS = "clean_x_embedder.proj_4x.bias"
+
 NANO = """
 size: nano
 data: {clips: 2, held_out: 1, latent_frames: 19}
@@ -107,9 +109,12 @@ def test_a_base_without_packing_becomes_a_packed_one(
     save_file(kept, base / "transformer" / WEIGHTS)
     config.write_text(NANO + f"  train: new_layers\nstart: {base}\n")
     training = Training(read_config(config), tmp_path / "out")
+    list(training.run(steps=1))
     list(training.run())
+    assert [path.name for path in (training.weights / "transformer").glob("*.saf*")] == [WEIGHTS]
     trained = load_transformer(training.weights / "transformer").state_dict()
     for name, tensor in kept.items():
-        assert torch.equal(trained[name], tensor.bfloat16().float()), name
+        assert torch.equal(trained[name], tensor), name
+    assert torch.equal(trained[NEW_BIAS], trained[NEW_BIAS].bfloat16().float())
     assert trained["clean_x_embedder.proj.weight"].any()
     assert trained["image_projection.down.weight"].any()
