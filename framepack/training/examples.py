@@ -12,17 +12,18 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
 from torch import Tensor
 
 from framepack.drift.codebook import Codebook
+from framepack.errors import InvalidRequest
 from framepack.generation.history import History, sections_needed
 from framepack.generation.orders import ORDERS, Section
 from framepack.generation.section import context_levels
 from framepack.models.base import LevelLatents, TextCondition
-from framepack.packing.schedule import parse_schedule
+from framepack.packing.schedule import Tail, parse_schedule
 from framepack.training.cache import CachedClip, CachedPrompt
 from framepack.training.histories import HistoryDraw, HistorySettings, changed
 from framepack.types import Latents
@@ -40,6 +41,10 @@ class Arm:
         sections: Least and most sections of the videos it pretends to make.
         pick: ``any`` section, or only the ``first`` in the order of sampling, which sees least.
         history: What happens to what it sees.
+
+    Raises:
+        InvalidRequest: There is no such order, or it cannot fill the schedule's context; the
+            schedule wants what training does not do; numbers make no sense.
     """
 
     name: str
@@ -49,6 +54,26 @@ class Arm:
     sections: tuple[int, int] = (1, 1000)
     pick: Literal["any", "first"] = "any"
     history: HistorySettings = field(default_factory=HistorySettings)
+
+    def __post_init__(self) -> None:
+        least, most = self.sections
+        if self.order not in ORDERS:
+            self._refuse(f"no order {self.order!r}; choose from {', '.join(ORDERS)}")
+        if not 1 <= least <= most or self.share <= 0:
+            self._refuse(
+                f"sections go from 1 on and up, not {least} .. {most}, and shares are above 0, not "
+                f"{self.share:g}"
+            )
+        schedule = parse_schedule(self.schedule or ORDERS[self.order].default_schedule)
+        tails = [e for e in (*schedule.earlier, *schedule.later) if isinstance(e, Tail)]
+        if any(tail.kind != "delete" for tail in tails):
+            self._refuse(f"{schedule} keeps its tail, which training does not: write td")
+        if schedule.discretised and self.history.change != "codebook":
+            self._refuse(f"{schedule} discretises history: set history.change to codebook")
+        self.plan(least)
+
+    def _refuse(self, detail: str) -> NoReturn:
+        raise InvalidRequest(f"arms.{self.name}", detail)
 
     def plan(self, num_sections: int) -> tuple[Section, ...]:
         """All sections of a video, in the order of sampling."""

@@ -21,6 +21,7 @@ from framepack.drift.codebook import Codebook
 from framepack.errors import InvalidRequest
 from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.models.lora import weight_shapes
+from framepack.packing.patchify import pooled_first
 from framepack.packing.schedule import BASE_KERNEL, Level
 from framepack.training.cache import CachedClip, CachedPrompt
 from framepack.training.examples import Arm, Batch, Choice, choose, collate, same_size
@@ -139,6 +140,7 @@ class TransformerRun(Run[PackedHunyuanVideo]):
         processes = processes or Processes()
         self.settings, self.corpus = settings, corpus
         self._parts = _check_parts(settings, processes)
+        _check_kernels(model, settings)
         self.base_shapes = weight_shapes(model)
         _mark_trained(model, settings)
         self.denoiser = Denoiser(model.train(), settings.guidance_scale)
@@ -238,6 +240,20 @@ def _check_parts(settings: TransformerTraining, processes: Processes) -> int:
             "memory", "float8 and swapped_blocks are for one process; several share the weights"
         )
     return parts
+
+
+def _check_kernels(model: PackedHunyuanVideo, settings: TransformerTraining) -> None:
+    """Raises InvalidRequest for a schedule with a kernel that the model has no projection for."""
+    known = model.clean_x_embedder.kernels
+    for arm in settings.arms:
+        (section, *_) = arm.plan(arm.sections[0])
+        for level in section.context:
+            if pooled_first(level.kernel)[1] not in known:
+                raise InvalidRequest(
+                    f"arms.{arm.name}",
+                    f"the model has no projection for kernel {level.kernel}, only for "
+                    f"{', '.join(map(str, known))}",
+                )
 
 
 def _mark_trained(model: PackedHunyuanVideo, settings: TransformerTraining) -> None:

@@ -4,11 +4,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from framepack.errors import InvalidRequest
 from framepack.generation.conditioning import Conditioning, Prompt
 from framepack.generation.history import History
 from framepack.generation.orders import ORDERS
@@ -150,3 +152,19 @@ def test_no_arm_reads_beyond_its_clip(nano_corpus: Corpus, tmp_path: Path) -> No
         for _ in range(10):
             example = choose(arm, nano_corpus.clips, rng, 0.0).cut(0.5, {})
             assert max(example.section.frames) < nano_corpus.clips[0].num_frames
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"order": "sideways"}, "no order 'sideways'; choose from inverted"),
+        ({"order": "forward", "sections": (0, 2)}, r"not 0 \.\. 2"),
+        ({"order": "forward", "share": 0.0}, "above 0, not 0"),
+        ({"order": "forward", "schedule": "f1k1_x_g9_f1k1_td"}, "context before"),
+        ({"order": "forward", "schedule": "ta_f16k4f2k2f1k1_g9"}, "keeps its tail"),
+        ({"order": "vanilla", "schedule": "td_f16k4f2k2f1k1_g9+D"}, "history.change"),
+    ],
+)
+def test_an_arm_that_makes_no_sense_is_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        Arm(**{"name": "a", "share": 1.0, **settings})

@@ -130,3 +130,11 @@ def test_a_batch_gives_each_example_what_it_gets_alone(
                 model, collate([example], nano_corpus.uncaptioned), levels[one], noise[one], 10.0
             )
         torch.testing.assert_close(together[one], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_a_schedule_needs_its_projections(
+    new_model: Callable[[], PackedHunyuanVideo], nano_corpus: Corpus, run_folder: Path
+) -> None:
+    arm = Arm("coarse", "vanilla", 1.0, schedule="td_f16k8f1k1_g9")
+    with pytest.raises(InvalidRequest, match=r"arms.coarse: the model has no projection for"):
+        TransformerRun(new_model(), replace(SETTINGS, arms=(arm,)), nano_corpus, run_folder)
