@@ -20,6 +20,7 @@ from framepack.training.cache import CachedClip, LatentCache
 from framepack.training.config import TrainingConfig, WorldData
 from framepack.training.examples import Arm
 from framepack.training.files import find_clips
+from framepack.training.pictures import read_prompts
 from framepack.training.processes import Processes
 from framepack.training.sources import ClipSource, WorldClips
 from framepack.training.transformer import Corpus
@@ -47,7 +48,7 @@ class CacheEncoders:
 
 
 class Corpora:
-    """The two caches of a training: clips to train on, clips to measure on."""
+    """The caches of a training: clips to train on, clips to measure on, pictures for previews."""
 
     def __init__(
         self, config: TrainingConfig, models: Models, folder: Path, processes: Processes
@@ -61,7 +62,7 @@ class Corpora:
             processes: That share the work.
 
         Raises:
-            InvalidRequest: Of files, see `find_clips`.
+            InvalidRequest: Of files, see `find_clips` and `read_prompts`.
         """
         self._config, self._folder, self._processes = config, folder, processes
         encoders, key = CacheEncoders(models), _encoders_key(models, folder / "hashes")
@@ -69,6 +70,11 @@ class Corpora:
             LatentCache(source, encoders, key, folder / "cache" / name)
             for source, name in zip(self._sources(models), ("training", "held_out"), strict=True)
         )
+
+        self._caches = [self.held_out, self.training]
+        if config.previews is not None and config.previews.prompts is not None:
+            pictures = read_prompts(Path(config.previews.prompts), models.preset.config.buckets)
+            self._caches.append(LatentCache(pictures, encoders, key, folder / "cache" / "previews"))
 
     def _sources(self, models: Models) -> tuple[ClipSource, ...]:
         data = self._config.data
@@ -83,7 +89,7 @@ class Corpora:
     def fill(self) -> int:
         """Encode what is missing, this process's share; returns how many clips that were."""
         part, parts = self._processes.rank, self._processes.count
-        filled = sum(cache.fill(part, parts) for cache in (self.held_out, self.training))
+        filled = sum(cache.fill(part, parts) for cache in self._caches)
         self._processes.wait()
         return filled
 
@@ -104,6 +110,11 @@ class Corpora:
         for arm in settings.arms:
             _check_length(arm, [*clips, *held_out])
         return Corpus(clips, held_out, uncaptioned, self.training.key, self._codebooks(clips))
+
+    def preview_clips(self) -> list[CachedClip]:
+        """What previews are made of: the pictures named for them, else held-out clips."""
+        _, _, *pictures = self._caches
+        return (pictures[0] if pictures else self.held_out).load(0.0)
 
     def _codebooks(self, clips: Sequence[CachedClip]) -> dict[int, Codebook]:
         """Those that arms discretise history with, fitted to the clips once and kept."""

@@ -1,8 +1,8 @@
-"""Videos of held-out clips' first frames, made while a run goes on.
+"""Videos of held-out clips' first frames, or of pictures of your own, made while a run goes on.
 
-What a clip's video is conditioned on lies in the cache, so no encoder is loaded for them; the codec
-is, for as long as they are decoded. They are made with the averaged weights, by the functions of
-generation, from fixed seeds: from one preview to the next only the weights change.
+What a video is conditioned on lies in the cache, so no encoder is loaded for it; only the codec is.
+They are made with the averaged weights, by the functions of generation, from fixed seeds: from one
+preview to the next only the weights change.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class PreviewSettings:
 
     Attributes:
         every: Steps between previews.
-        clips: How many of the held-out clips.
+        clips: How many of the held-out clips, or of the prompts.
+        prompts: JSONL file of pictures and prompts to take instead of held-out clips, see
+            `framepack.training.pictures`.
         sections: Of each video.
         order: Of its sections; the preset's if None.
         schedule: Packing schedule; the order's own if None.
@@ -50,6 +52,7 @@ class PreviewSettings:
 
     every: int
     clips: int = 4
+    prompts: str | None = None
     sections: int = 2
     order: str | None = None
     schedule: str | None = None
@@ -72,7 +75,7 @@ class Previews:
         Args:
             settings: Which.
             models: Asked for the codec.
-            clips: Held-out ones.
+            clips: To make videos of; only their beginnings are looked at.
 
         Raises:
             InvalidRequest: Order, schedule or steps cannot be served.

@@ -197,18 +197,19 @@ class Training:
         halved = settings.memory.frozen != "float32"
         dtype = torch.bfloat16 if halved else torch.float32
         model = load_transformer(self.models.folder("transformer"), "cpu", dtype)
+        corpora = self.corpora()
         run = TransformerRun(
             model,
             settings,
-            self.corpora().load(),
+            corpora.load(),
             self.folder / "transformer",
             processes=self.processes,
             device=self.device,
         )
         run.observers.extend(self.observers)
         if self.config.previews is not None:
-            previews = Previews(self.config.previews, self.models, run.corpus.held_out)
-            run.observers.append(previews)
+            clips = corpora.preview_clips()
+            run.observers.append(Previews(self.config.previews, self.models, clips))
         yield from run.advance(steps)
         self.export(run)
 

@@ -1,6 +1,7 @@
 """What is shown of a run changes nothing in it."""
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from framepack.presets import Models
 from framepack.training.config import TrainingConfig, WorldData
 from framepack.training.examples import Arm
 from framepack.training.observers import ProgressBar
+from framepack.training.pictures import read_prompts
 from framepack.training.previews import SHEET_FRAMES, Previews, PreviewSettings, contact_sheet
 from framepack.training.processes import Processes
 from framepack.training.rates import RateSchedule
@@ -77,6 +79,50 @@ def test_previews_say_what_cannot_be_made(nano_models: Models, nano_corpus: Corp
     config = TrainingConfig(WorldData(1, 1), SETTINGS, previews=PreviewSettings(1))
     with pytest.raises(InvalidRequest, match="one process"):
         Training(config, Path(), processes=Processes(0, 2))
+
+
+def test_previews_can_be_of_your_own_pictures(nano_folder: Path, tmp_path: Path) -> None:
+    """Encoded with the clips, once; each at its own size."""
+    Image.linear_gradient("L").resize((120, 70)).save(tmp_path / "wide.png")
+    Image.linear_gradient("L").save(tmp_path / "square.png")
+    names = {"wide": "a red ball", "square": "a blue ring"}
+    lines = [json.dumps({"image": f"{n}.png", "prompt": p}) for n, p in names.items()]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
+    previews = PreviewSettings(1, prompts=str(tmp_path / "prompts.jsonl"), sections=1, steps=1)
+    settings = replace(SETTINGS, run=replace(SETTINGS.run, rates=RateSchedule(1)))
+    config = TrainingConfig(
+        WorldData(2, 1, latent_frames=10), settings, start=str(nano_folder), previews=previews
+    )
+    training = Training(config, tmp_path / "out")
+    reports = dict(training.run())
+    assert reports["cache"]["encoded"] == 2 + 1 + 2
+    assert training.corpora().fill() == 0
+    made = tmp_path / "out" / "transformer" / "previews" / "000001"
+    assert (made / "captions.txt").read_text() == "00 a red ball\n01 a blue ring\n"
+    sizes = []
+    for number in range(2):
+        with av.open(str(made / f"{number:02d}.mp4")) as container:
+            sizes.append((container.streams.video[0].width, container.streams.video[0].height))
+    assert sizes == [(80, 48), (64, 64)]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "has no lines"),
+        ("{", r"prompts.jsonl:1 is not"),
+        ('{"image": "a.png"}', "KeyError"),
+        ('{"image": "a.png", "prompt": "x"}', r"there is no file .*a\.png"),
+    ],
+)
+def test_a_prompt_file_that_says_something_else_is_refused(
+    line: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "prompts.jsonl").write_text(line)
+    with pytest.raises(InvalidRequest, match=said):
+        read_prompts(tmp_path / "prompts.jsonl", ((64, 64),))
+    with pytest.raises(InvalidRequest, match="cannot read"):
+        read_prompts(tmp_path / "absent.jsonl", ((64, 64),))
 
 
 def test_a_contact_sheet_has_a_row_a_video() -> None:
