@@ -184,3 +184,25 @@ def test_a_missing_library_is_named_with_its_extra(nano_corpus: Corpus, run_fold
     settings = replace(FULL, optimizer="adamw8bit")
     with pytest.raises(InvalidRequest, match=r"optimizer: .*framepack-service\[train-8bit\]"):
         TransformerRun(new_model(), settings, nano_corpus, run_folder)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_swapped_blocks_leave_the_device_and_change_nothing(
+    nano_corpus: Corpus, tmp_path: Path
+) -> None:
+    device, losses = torch.device("cuda"), []
+    for swapped in (0, 2):
+        memory = MemorySettings(checkpointing=True, swapped_blocks=swapped)
+        run = TransformerRun(
+            new_model(),
+            replace(LORA, memory=memory),
+            nano_corpus,
+            tmp_path / str(swapped),
+            device=device,
+        )
+        frozen = [p for name, p in run.model.named_parameters() if "base_layer.weight" in name]
+        assert {p.device.type for p in frozen} == {"cpu" if swapped else "cuda"}
+        *_, figures = run.advance()
+        losses.append([float(figures[key]) for key in ("loss", "held_out_inverted")])
+    torch.testing.assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]))
