@@ -29,22 +29,28 @@ class HandWorker:
 
     def commit(self, task: Task) -> Artifact:
         """Store a task's result and make it part of the job."""
-        body = INIT + f"{task.lane} {task.number}".encode()
         kind = "mp4" if task.lane is Lane.DELIVER else "safetensors"
         key = f"jobs/{task.job_id}/{task.lane}/{task.number}-{task.fence}.{kind}"
-        clip = task.kind == "decode"
+        content_type = "video/mp4" if kind == "mp4" else "application/octet-stream"
+        body, fields = self.result(task)
         artifact = Artifact(
             key=key,
             sha256=hashlib.sha256(body).hexdigest(),
             size_bytes=len(body),
-            content_type="video/mp4" if kind == "mp4" else "application/octet-stream",
-            first_frame=36 * task.number if clip else None,
-            num_frames=36 if clip else (task.spec.num_frames if task.kind == "finish" else None),
-            init_bytes=len(INIT) if clip else None,
+            content_type=content_type,
+            **fields,
         )
         self.storage.put(key, body, artifact.content_type)
         assert self.record.commit(task, artifact).accepted
         return artifact
+
+    def result(self, task: Task) -> tuple[bytes, dict[str, int]]:
+        """The bytes of a task's result, and what the record is told about them."""
+        body = INIT + f"{task.lane} {task.number}".encode()
+        if task.kind == "decode":
+            clip = {"first_frame": 36 * task.number, "num_frames": 36, "init_bytes": len(INIT)}
+            return body, clip
+        return body, {"num_frames": task.spec.num_frames} if task.kind == "finish" else {}
 
     def run(self, lane: Lane, tasks: int = 1) -> Artifact:
         """Do the next tasks of a lane; returns the last one's result."""

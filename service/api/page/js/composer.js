@@ -94,7 +94,7 @@ export class Composer {
     tell(byId("order-about"), ORDERS[this.order]?.about || "");
     this.settings.placeholders(this.preset, this.order);
     const { fields } = this.settings.read();
-    const steps = (fields.steps ?? this.preset.steps) * (fields.cfg_scale > 1 ? 2 : 1);
+    const steps = (fields.steps ?? this.preset.steps) * ((fields.cfg_scale ?? this.preset.cfg_scale) > 1 ? 2 : 1);
     tell(byId("cost"), `${plural(count, "section")} × ${steps} steps = ${count * steps} steps of work`);
   }
 

@@ -118,6 +118,7 @@ export class PicturePicker {
     URL.revokeObjectURL(image.src);
     byId("drop-empty").hidden = Boolean(this.file);
     byId("drop-full").hidden = !this.file;
+    byId("drop").classList.toggle("filled", Boolean(this.file));
     if (!this.file) return;
     image.src = URL.createObjectURL(this.file);
     image.alt = `Your picture${this.file.name ? `, ${this.file.name}` : ""}`;

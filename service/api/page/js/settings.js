@@ -15,7 +15,7 @@ const FIELDS = [
     otherwise: (preset) => preset.guidance_scale },
   { name: "cfg_scale", label: "Second guidance", kind: "number",
     about: "1 is off. Above 1 every step takes twice as long, and what to avoid is obeyed.",
-    otherwise: () => 1 },
+    otherwise: (preset) => preset.cfg_scale ?? 1 },
   { name: "negative_prompt", label: "What to avoid", kind: "text", wide: true,
     about: "Only with second guidance above 1.", otherwise: () => "" },
   { name: "schedule", label: "Packing schedule", kind: "text", wide: true,
@@ -60,7 +60,10 @@ export class Settings {
   /** Show in each empty field what it will be. */
   placeholders(preset, order) {
     for (const { input, field } of this.inputs.values()) {
-      input.placeholder = `${field.otherwise(preset, this.options, order) ?? ""}`;
+      const usual = field.otherwise(preset, this.options, order);
+      input.placeholder = `${usual ?? ""}`;
+      // A model without distilled guidance has no such strength to set.
+      byId(`field-${field.name}`).hidden = usual === null;
     }
   }
 
@@ -81,9 +84,8 @@ export class Settings {
   write(values) {
     for (const [name, { input, field }] of this.inputs) {
       const value = values[name];
-      const usual = value === null || value === undefined || (name === "cfg_scale" && value === 1);
-      input.value = usual ? "" : value;
-      if (!usual && value !== "" && field.name !== "seed") byId("more").open = true;
+      input.value = value ?? "";
+      if (input.value !== "" && field.name !== "seed") byId("more").open = true;
     }
   }
 }

@@ -1,6 +1,6 @@
-// The videos below: what the service lists, or else what this browser remembers having made.
+// The videos below: what this browser remembers having made, as the service knows it now.
 
-import { json, readJob } from "./api.js";
+import { readJob } from "./api.js";
 import { byId, make, tell } from "./dom.js";
 import { kept, drop } from "./shelf.js";
 import { ago, STATUS, TERMINAL } from "./words.js";
@@ -12,28 +12,15 @@ export class Videos {
   constructor() {
     this.jobs = new Map();
     this.cards = new Map();
-    this.listed = null;
     setInterval(() => this.look(), MILLISECONDS_BETWEEN_LOOKS);
   }
 
   /** Read everything anew. */
   async load() {
     const pictures = new Map((await kept()).map((entry) => [entry.id, entry]));
-    const jobs = await this.list();
-    this.listed = jobs !== null;
-    const ids = jobs ? jobs.map((job) => job.id) : [...pictures.keys()];
-    for (const job of jobs || []) this.jobs.set(job.id, job);
-    this.lay(ids.slice(0, MOST), pictures);
-    if (!this.listed) await Promise.all(ids.slice(0, MOST).map((id) => this.read(id)));
-  }
-
-  /** What the service lists, or null where it has no list. */
-  async list() {
-    try {
-      return (await json(`jobs?limit=${MOST}`)).data;
-    } catch {
-      return null;
-    }
+    const ids = [...pictures.keys()].slice(0, MOST);
+    this.lay(ids, pictures);
+    await Promise.all(ids.map((id) => this.read(id)));
   }
 
   async look() {
@@ -55,7 +42,7 @@ export class Videos {
     this.cards.clear();
     const items = ids.map((id) => this.card(id, pictures.get(id)));
     byId("shelf").replaceChildren(...items);
-    tell(byId("videos-note"), items.length ? (this.listed ? "" : "Made from this browser") : "Nothing made yet.");
+    tell(byId("videos-note"), items.length ? "Made from this browser" : "Nothing made yet.");
     for (const id of ids) if (this.jobs.has(id)) this.update(this.jobs.get(id));
     this.mark(this.current);
   }

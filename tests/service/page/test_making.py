@@ -1,0 +1,142 @@
+"""From a picture to the finished video, as somebody in front of the page sees it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import httpx
+from playwright.sync_api import Page, expect
+
+from service.contract.errors import Problem
+from service.contract.job import Lane
+from tests.service.conftest import RunningGateway
+from tests.support.browsing import OpenPage, cells, start_video, until, until_playing
+from tests.support.films import FilmWorker
+
+
+def test_sections_come_from_the_end_and_play_before_the_video_is_finished(
+    page: Page, film_worker: FilmWorker, photo: Path, gateway: RunningGateway
+) -> None:
+    job_id = start_video(page, photo, "A girl dances")
+    expect(page.locator("#stage-title")).to_be_focused()
+    expect(page.locator("#stage-title")).to_have_text("Waiting for a worker")
+    expect(page.locator("#eta")).to_have_text("Number 1 in the queue")
+    sections = cells(page)
+    expect(sections).to_have_count(4)
+
+    film_worker.encode()
+    sampling = film_worker.claim(Lane.RENDER)
+    film_worker.record.report_step(sampling, 8, 16)
+    expect(sections.nth(3)).to_have_attribute("data-state", "sampling")
+    expect(page.locator("#eta")).to_contain_text("step 8 of 16")
+    expect(sections.nth(3)).to_have_accessible_name(
+        "From 3.6 s to 4.8 s, made as number 1: being made now"
+    )
+    film_worker.commit(sampling)
+    expect(sections.nth(3)).to_have_attribute("data-state", "decoding")
+    film_worker.run(Lane.DELIVER)
+    expect(sections.nth(3)).to_have_attribute("data-state", "ready")
+    until_playing(page)
+    expect(sections.nth(3)).to_have_attribute("aria-current", "true")
+    expect(sections.nth(0)).to_have_attribute("data-state", "waiting")
+    expect(sections.nth(3).locator("canvas")).to_have_count(1)
+
+    for _ in range(3):
+        film_worker.section()
+    expect(sections.nth(0)).to_have_attribute("data-state", "ready")
+    film_worker.run(Lane.DELIVER)
+    expect(page.locator("#stage-title")).to_have_text("Your video is ready")
+    until(page, "document.querySelector('#screen video').duration > 4.7")
+    until_playing(page)
+    with page.expect_download() as download:
+        page.click("text=Download")
+    assert download.value.suggested_filename == f"{job_id}.mp4"
+    link = httpx.get(f"{gateway.url}/jobs/{job_id}/video", headers={"Accept": "application/json"})
+    found = hashlib.sha256(Path(download.value.path()).read_bytes()).hexdigest()
+    assert found == link.json()["sha256"]
+
+
+def test_clips_follow_each_other_without_a_hand(
+    page: Page, film_worker: FilmWorker, photo: Path
+) -> None:
+    page.check("#order-forward")
+    start_video(page, photo)
+    film_worker.encode()
+    film_worker.section()
+    film_worker.section()
+    sections = cells(page)
+    expect(sections.nth(1)).to_have_attribute("data-state", "ready")
+    sections.nth(0).click()
+    expect(sections.nth(0)).to_have_attribute("aria-current", "true")
+    expect(sections.nth(1)).to_have_attribute("aria-current", "true")
+    until_playing(page)
+
+
+def test_the_address_brings_a_video_back_and_its_settings_can_be_used_again(
+    page: Page, film_worker: FilmWorker, photo: Path
+) -> None:
+    page.click("text=More settings")
+    page.fill("#setting-seed", "77")
+    page.fill("#setting-steps", "5")
+    page.check("#order-forward")
+    page.locator("#sections").press("ArrowLeft")
+    start_video(page, photo, "A boat leaves")
+    page.reload()
+    expect(page.locator("#stage-title")).to_have_text("Waiting for a worker")
+    expect(page.locator(".card-title")).to_have_text("A boat leaves")
+    expect(page.locator(".card-status")).to_contain_text("Waiting, number 1")
+    page.click("text=Use these settings again")
+    expect(page.locator("#prompt")).to_have_value("A boat leaves")
+    expect(page.locator("#prompt")).to_be_focused()
+    expect(page.locator("#setting-seed")).to_have_value("77")
+    expect(page.locator("#setting-steps")).to_have_value("5")
+    expect(page.locator("#order-forward")).to_be_checked()
+    expect(page.locator("#length")).to_have_text("3.6 s")
+    expect(page.locator("#picture-about")).to_contain_text("96 × 96")
+
+
+def test_what_was_made_of_a_cancelled_video_still_plays(
+    page: Page, film_worker: FilmWorker, photo: Path
+) -> None:
+    start_video(page, photo)
+    film_worker.encode()
+    film_worker.section()
+    expect(cells(page).nth(3)).to_have_attribute("data-state", "ready")
+    page.click("button:text-is('Cancel'):visible")
+    expect(page.locator("#stage-title")).to_have_text("Cancelled")
+    expect(page.locator("#stage-title")).to_be_focused()
+    expect(cells(page).nth(0)).to_have_attribute("data-state", "never")
+    cells(page).nth(3).click()
+    until_playing(page)
+
+
+def test_a_failed_video_says_why(page: Page, film_worker: FilmWorker, photo: Path) -> None:
+    start_video(page, photo)
+    task = film_worker.claim(Lane.RENDER)
+    reason = Problem(code="broken", title="It broke", detail="The weights do not fit this preset.")
+    film_worker.record.fail(task, reason)
+    expect(page.locator("#stage-title")).to_have_text("This video could not be finished")
+    expect(page.locator("#failure")).to_contain_text("The weights do not fit this preset.")
+
+
+def test_an_example_fills_in_picture_and_words(page: Page) -> None:
+    page.get_by_role("button", name="A red triangle on teal stripes").click()
+    expect(page.locator("#prompt")).to_have_value(
+        "a red triangle that bounces on the floor over a striped teal background"
+    )
+    expect(page.locator("#picture")).to_be_visible()
+
+
+def test_nothing_moves_by_itself_for_those_who_asked_for_that(
+    open_page: OpenPage, gateway: RunningGateway, film_worker: FilmWorker, photo: Path
+) -> None:
+    page = open_page(gateway.url, reduced_motion="reduce")
+    start_video(page, photo)
+    film_worker.encode()
+    for _ in range(4):
+        film_worker.section()
+    film_worker.run(Lane.DELIVER)
+    expect(page.locator("#stage-title")).to_have_text("Your video is ready")
+    until(page, "document.querySelector('#screen video').readyState >= 2")
+    assert page.evaluate("document.querySelector('#screen video').paused")
