@@ -9,7 +9,7 @@ and no way back, so training, merging and saving come first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
 import torch
@@ -29,29 +29,35 @@ from framepack.models.blocks import (
 )
 from framepack.models.conditions import ConditionMemo, KeptModulation
 from framepack.models.hunyuan_video import PackedHunyuanVideo
+from framepack.models.parallel import SequenceParallel
 from framepack.packing.rope import rotate
 from framepack.types import Phases, TextMask, Tokens
 
 M = TypeVar("M", bound=nn.Module)
 Activation = Literal["none", "gelu"]
 
+Attention = Callable[[Heads, Heads, Heads, TextMask | None], Tokens]
+
 FORM = "fused 1"
 """For engine fingerprints: another form rounds otherwise."""
 
 
-def fuse(model: PackedHunyuanVideo) -> PackedHunyuanVideo:
+def fuse(model: PackedHunyuanVideo, parallel: SequenceParallel | None = None) -> PackedHunyuanVideo:
     """Give a model its inference form, in place; block by block, so no second copy is held.
 
-    The model must be on its device and in its dtype: packed weights do not move.
+    Args:
+        model: On its device and in its dtype: packed weights do not move.
+        parallel: Splits the sequence with other processes that call this, too.
     """
+    attention = attend if parallel is None else parallel.attend
     single = model.single_transformer_blocks
     for blocks in (model.transformer_blocks, single):
         for number, block in enumerate(blocks):
             if isinstance(block, DoubleBlock):
-                blocks[number] = FusedDoubleBlock(block)
+                blocks[number] = FusedDoubleBlock(block, attention)
             elif isinstance(block, SingleBlock):
-                blocks[number] = FusedSingleBlock(block)
-    model.memo = ConditionMemo()
+                blocks[number] = FusedSingleBlock(block, attention)
+    model.memo, model.parallel = ConditionMemo(), parallel
     return model.eval().requires_grad_(requires_grad=False)
 
 
@@ -129,8 +135,9 @@ def _modulate(x: Tokens, shift: Tensor, scale: Tensor) -> Tokens:
 class FusedDoubleBlock(nn.Module):
     """Inference form of `DoubleBlock`."""
 
-    def __init__(self, block: DoubleBlock) -> None:
+    def __init__(self, block: DoubleBlock, attention: Attention) -> None:
         super().__init__()
+        self.attend = attention
         attn, heads = block.attn, block.attn.heads
 
         def linear(name: str) -> nn.Linear:
@@ -175,7 +182,7 @@ class FusedDoubleBlock(nn.Module):
         )
         count = image.shape[1]
         q, k = _rotate_front(q, phases), _rotate_front(k, phases)
-        joint = attend(q, k, v, joint_mask(mask, count))
+        joint = self.attend(q, k, v, joint_mask(mask, count))
         image = torch.addcmul(image, self.image_out(joint[:, :count]), gate)
         text = torch.addcmul(text, self.text_out(joint[:, count:]), t_gate)
         image = torch.addcmul(image, self.ff(_modulate(image, mlp_shift, mlp_scale)), mlp_gate)
@@ -200,8 +207,9 @@ def _the(kind: type[M], module: nn.Module) -> M:
 class FusedSingleBlock(nn.Module):
     """Inference form of `SingleBlock`."""
 
-    def __init__(self, block: SingleBlock) -> None:
+    def __init__(self, block: SingleBlock, attention: Attention) -> None:
         super().__init__()
+        self.attend = attention
         attn = block.attn
         self.norm = KeptModulation(block.norm)
         self.heads = FusedHeads(
@@ -223,5 +231,5 @@ class FusedSingleBlock(nn.Module):
         x = _modulate(joint, shift, scale)
         q, k, v = self.heads(x)
         q, k = _rotate_front(q, phases), _rotate_front(k, phases)
-        branches = torch.cat([attend(q[:, read], k, v, mask), self.mlp(x[:, read])], dim=-1)
+        branches = torch.cat([self.attend(q[:, read], k, v, mask), self.mlp(x[:, read])], dim=-1)
         return torch.addcmul(joint[:, read], self.out(branches), gate)

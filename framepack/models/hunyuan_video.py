@@ -25,6 +25,7 @@ from framepack.models.base import LevelLatents, StepCache, TextCondition
 from framepack.models.blocks import DoubleBlock, SingleBlock, joint_mask, modulate
 from framepack.models.conditions import ConditionMemo, condition_key
 from framepack.models.embedding import ConditionEmbedding, ImageProjection, TextRefiner
+from framepack.models.parallel import SequenceParallel
 from framepack.packing.patchify import RELEASED_KERNELS, ContextPatchify
 from framepack.packing.rope import AxesDim, pool_phases, rotary_phases
 from framepack.packing.schedule import BASE_KERNEL, Kernel
@@ -179,6 +180,7 @@ class PackedHunyuanVideo(nn.Module):
         self.norm_out = FinalNorm(width)
         self.proj_out = nn.Linear(width, config.out_channels * BASE_KERNEL.volume)
         self.memo: ConditionMemo | None = None
+        self.parallel: SequenceParallel | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -235,6 +237,8 @@ class PackedHunyuanVideo(nn.Module):
         cache: StepCache | None = None,
     ) -> Latents:
         """See `PackedModel.predict`."""
+        # Official: in bf16 this snaps to multiples of four near 1000.
+        timestep = timestep.to(self.dtype)
         target = self.x_embedder(latents)
         image = torch.cat([prepared.history, target], dim=1)
         text, condition = self._conditions(timestep, prepared)
@@ -275,15 +279,32 @@ class PackedHunyuanVideo(nn.Module):
     ) -> Tokens:
         """The target's tokens after all blocks; the last one computes no others."""
         phases, mask = prepared.phases, prepared.text_stream_mask
+        target = slice(prepared.history.shape[1], image.shape[1])
+        if self.parallel is None:
+            return self._run((image, text), condition, phases, mask, target)
+        part, text, phases = self.parallel.scatter(image, text, phases)
+        joint = self._run((part, text), condition, phases, mask, slice(None))
+        return self.parallel.gather(joint[:, : part.shape[1]])[:, target]
+
+    def _run(
+        self,
+        streams: tuple[Tokens, Tokens],
+        condition: Tensor,
+        phases: Phases,
+        mask: TextMask | None,
+        read: slice,
+    ) -> Tokens:
+        """All blocks; of the last one the tokens of the joint sequence that are read."""
+        image, text = streams
         for block in self.transformer_blocks:
             image, text = block(image, text, condition, phases, mask)
         joint = torch.cat([image, text], dim=1)
         whole_mask = joint_mask(mask, image.shape[1])
-        target = slice(prepared.history.shape[1], image.shape[1])
         last = len(self.single_transformer_blocks) - 1
         for number, block in enumerate(self.single_transformer_blocks):
-            read = target if number == last else slice(None)
-            joint = block(joint, condition, phases, whole_mask, read)
+            joint = block(
+                joint, condition, phases, whole_mask, read if number == last else slice(None)
+            )
         return joint
 
     def _head(self, tokens: Tokens, condition: Tensor, shape: torch.Size) -> Latents:
