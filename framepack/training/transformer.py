@@ -100,7 +100,7 @@ class Corpus:
         clips: To train on.
         held_out: To measure on.
         uncaptioned: The encoded empty prompt.
-        key: Of the encoders.
+        key: Of all clips and the encoders.
         codebooks: For discretised history, by number of entries.
     """
 
@@ -187,16 +187,23 @@ class TransformerRun(Run[PackedHunyuanVideo]):
             return self._held_out()
 
     def _held_out(self) -> Figures:
-        count = self.settings.held_out_batch
+        settings, figures = self.settings, {}
+        count = settings.held_out_batch
+        at_once = count if self._parts == 1 else settings.batch // self._parts
         levels = torch.linspace(0.02, 0.98, count)
-        figures = {}
-        for arm in self.settings.arms:
+        for arm in settings.arms:
             rng = random.Random(f"held out {arm.name}")
             clips = same_size(self.corpus.held_out, rng)
             choices = [choose(arm, clips, rng, 0.0) for _ in range(count)]
-            batch = self._batch(choices, levels)
-            noise = torch.randn(batch.target.shape, generator=torch.Generator().manual_seed(0))
-            figures[f"held_out_{arm.name}"] = self._error(batch, levels, noise).mean().item()
+            shape = (count, *choices[0].target_shape)
+            noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+            total = 0.0
+            for first in range(0, count, at_once):
+                part = slice(first, first + at_once)
+                batch = self._batch(choices[part], levels[part])
+                error = self._error(batch, levels[part], noise[part])
+                total += error.mean().item() * len(error)
+            figures[f"held_out_{arm.name}"] = total / count
         return figures
 
     def _batch(self, choices: Sequence[Choice], levels: Tensor) -> Batch:
