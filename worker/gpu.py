@@ -72,6 +72,12 @@ def memory_bytes(device: torch.device) -> dict[str, int]:
     }
 
 
+def start_peak(device: torch.device) -> None:
+    """Measure the peak of what comes next. Host-side counters only: the device is not asked."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def release_memory(device: torch.device) -> None:
     """Give unused memory back after running out of it."""
     if device.type == "cuda":

@@ -34,14 +34,20 @@ class Heartbeat:
         record: With a connection that nobody else uses.
         watchdog: Fed by every renewal.
         on_lost: Called once for each lease the record refused.
+        on_renewed: Called after each renewal.
     """
 
     def __init__(
-        self, record: Record, watchdog: Watchdog, on_lost: Callable[[], None] = lambda: None
+        self,
+        record: Record,
+        watchdog: Watchdog,
+        on_lost: Callable[[], None] = lambda: None,
+        on_renewed: Callable[[], None] = lambda: None,
     ) -> None:
         self._record = record
         self._watchdog = watchdog
         self._on_lost = on_lost
+        self._on_renewed = on_renewed
         self._interval = record.policy.lease_ms / 4000
         self._lease: Lease | None = None
         self._changed = threading.Condition()
@@ -84,6 +90,7 @@ class Heartbeat:
         try:
             lease.renewed(asked_at, self._record.renew(lease.task))
             self._watchdog.feed()
+            self._on_renewed()
             self._keep_registered(asked_at)
         except LeaseLost:
             if lease is self._lease:  # else the task has just ended, which frees its lease

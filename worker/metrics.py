@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-_STEP_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
+_STEP_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 10.0, 30.0)
+_STAGE_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0)
+_FRAME_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0, 1.5, 2.0, 5.0)
 _TASK_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0, 900.0)
+
+_GPU_MEMORY = {
+    "allocated": "GPU memory that tensors of this process hold.",
+    "reserved": "GPU memory that this process keeps, in use or not.",
+    "peak": "Most GPU memory that tensors held since the last task began.",
+}
+STATES = ("loading", "idle", "working", "draining")
 
 
 class WorkerMetrics:
@@ -21,7 +32,7 @@ class WorkerMetrics:
         PlatformCollector(registry=self.registry)
         self.step_seconds = Histogram(
             "framepack_step_seconds",
-            "One denoising step.",
+            "One denoising step, by the host's clock: nothing waits for the device to measure it.",
             ["preset"],
             buckets=_STEP_SECONDS,
             registry=self.registry,
@@ -44,23 +55,70 @@ class WorkerMetrics:
             "Leases the record refused to renew.",
             registry=self.registry,
         )
+        self.section_seconds = Histogram(
+            "framepack_section_seconds",
+            "One section's time in a stage: encode, dit, vae, mp4, mux, upload.",
+            ["preset", "stage"],
+            buckets=_STAGE_SECONDS,
+            registry=self.registry,
+        )
+        self.seconds_per_frame = Histogram(
+            "framepack_seconds_per_frame",
+            "A sample task's time for each frame that its section adds to the video.",
+            ["preset"],
+            buckets=_FRAME_SECONDS,
+            registry=self.registry,
+        )
+        self.state = Gauge(
+            "framepack_worker_state",
+            "1 for what this process does now.",
+            ["lane", "state"],
+            registry=self.registry,
+        )
+        self.heartbeat = Gauge(
+            "framepack_heartbeat_timestamp_seconds",
+            "When a lease was last renewed.",
+            registry=self.registry,
+        )
+        self.cold_start = Gauge(
+            "framepack_cold_start_seconds",
+            "From the start of this process until it listened.",
+            registry=self.registry,
+        )
         self.load_seconds = Gauge(
             "framepack_model_load_seconds",
             "Loading a preset's models at the start of this process.",
             ["preset"],
             registry=self.registry,
         )
-        self.gpu_memory = Gauge(
-            "framepack_gpu_memory_bytes",
-            "Memory of this process on its GPU.",
-            ["kind"],
-            registry=self.registry,
-        )
+        self._gpu_memory = {
+            kind: Gauge(f"framepack_vram_{kind}_bytes", text, registry=self.registry)
+            for kind, text in _GPU_MEMORY.items()
+        }
+
+    @contextmanager
+    def stage(self, preset: str, stage: str) -> Iterator[None]:
+        """Measure a stage of a section that ends well."""
+        began = time.perf_counter()
+        yield
+        self.section_seconds.labels(preset, stage).observe(time.perf_counter() - began)
+
+    def now(self, lane: str, state: str) -> None:
+        """Note what this process does from now on: one of `STATES`."""
+        for each in STATES:
+            self.state.labels(lane, each).set(each == state)
+
+    def started(self, lane: str) -> None:
+        """Note that this process is ready, and how long that took."""
+        began = self.registry.get_sample_value("process_start_time_seconds")
+        if began is not None:  # only Linux tells
+            self.cold_start.set(time.time() - began)
+        self.now(lane, "idle")
 
     def memory(self, by_kind: Mapping[str, int]) -> None:
-        """Note the GPU memory in use."""
+        """Note the GPU memory in use: allocated, reserved, peak."""
         for kind, size in by_kind.items():
-            self.gpu_memory.labels(kind).set(size)
+            self._gpu_memory[kind].set(size)
 
     def serve(self, host: str, port: int) -> None:
         """Show the metrics on an address, from a thread of its own."""

@@ -51,6 +51,9 @@ def run_lane(lane: Lane, settings: WorkerSettings) -> int:
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
     metrics = WorkerMetrics()
+    if settings.metrics_port is not None:
+        metrics.serve(settings.metrics_host, settings.metrics_port)
+    metrics.now(lane, "loading")
     try:
         device = choose_device(settings.device, settings.expect_device, settings.presets)
         engine = Engine(lane, settings.presets, settings.weights, device)
@@ -60,8 +63,6 @@ def run_lane(lane: Lane, settings: WorkerSettings) -> int:
     except (FramepackError, WrongDevice, StorageError) as error:
         log.error("cannot start: %s", error)
         return MISCONFIGURED
-    if settings.metrics_port is not None:
-        metrics.serve(settings.metrics_host, settings.metrics_port)
     identity = WorkerIdentity(_unique_name(lane), lane, engine.fingerprints())
     record = Record(connect(settings.redis_url), settings.record_policy())
     links = Links(record, _bells(settings), storage)
@@ -76,6 +77,7 @@ def run_lane(lane: Lane, settings: WorkerSettings) -> int:
     tasks.answers(lane, runner.answer)
     log.info("%s serves %s on %s", identity.name, dict(identity.fingerprints), device)
     guards.heartbeat.start()
+    metrics.started(lane)
     listen(_listener(lane, settings, guards), guards.drain)
     log.info("%s stops", identity.name)
     return guards.drain.exit_code
@@ -106,7 +108,9 @@ def _guards(settings: WorkerSettings, metrics: WorkerMetrics) -> Guards:
     watchdog = Watchdog(lease, settings.hard_maximum_seconds, grace_seconds=lease)
     record = _own_record(settings, min(5.0, lease / 4))
     return Guards(
-        heartbeat=Heartbeat(record, watchdog, metrics.leases_lost.inc),
+        heartbeat=Heartbeat(
+            record, watchdog, metrics.leases_lost.inc, metrics.heartbeat.set_to_current_time
+        ),
         watchdog=watchdog,
         drain=Drain(settings.drain_seconds),
     )

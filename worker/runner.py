@@ -100,8 +100,10 @@ class Runner:
         self._ring([(self._identity.lane, preset) for preset in self._identity.fingerprints])
         seconds = self._links.record.policy.lease_ms / 1000
         lease = Lease(task, seconds, asked_at, self._guards.drain)
+        self._tools.metrics.now(task.lane, "working")
         with self._guards.watchdog.watching(), self._guards.heartbeat.keeping(lease):
             ring = self._attempt(lease)
+        self._tools.metrics.now(task.lane, "draining" if self._guards.drain.requested else "idle")
         self._ring(ring)
         if task.lane is Lane.DELIVER:
             write_progress(self._links.storage, self._links.record, task.spec)
@@ -109,6 +111,7 @@ class Runner:
     def _attempt(self, lease: Lease) -> Ring:
         """Do a task and settle it. Returns what to ring for."""
         task, began = lease.task, time.perf_counter()
+        gpu.start_peak(self._engine.device)
         attempt = Attempt(lease, self._engine[task.spec.request.preset], self._tools)
         attempt.reach("claimed")
         try:
@@ -127,8 +130,7 @@ class Runner:
         attempt.reach("committed")
         self._settled(task, "committed" if committed.accepted else "cancelled")
         if committed.accepted:
-            seconds = self._tools.metrics.task_seconds
-            seconds.labels(task.spec.request.preset, task.kind).observe(time.perf_counter() - began)
+            self._took(task, time.perf_counter() - began)
         return committed.ring
 
     def _commit(self, lease: Lease, artifact: Artifact) -> Committed:
@@ -157,6 +159,13 @@ class Runner:
         log.info("%s %s of job %s: %s", task.kind, task.section, task.job_id, outcome)
         self._tools.metrics.tasks.labels(task.spec.request.preset, task.kind, outcome).inc()
         self._tools.metrics.memory(gpu.memory_bytes(self._engine.device))
+
+    def _took(self, task: Task, seconds: float) -> None:
+        metrics, spec = self._tools.metrics, task.spec
+        metrics.task_seconds.labels(spec.request.preset, task.kind).observe(seconds)
+        if task.kind == "sample":
+            frames = spec.num_frames / spec.num_sections
+            metrics.seconds_per_frame.labels(spec.request.preset).observe(seconds / frames)
 
     def _ring(self, lanes: Ring) -> None:
         try:

@@ -15,10 +15,8 @@ class WorkerSettings(Settings):
     Attributes:
         drain_seconds: After SIGTERM, how long the task in work may go on before it is given back
             unfinished. None lets it end, which takes as long as a section takes.
-        metrics_host: Address on which the metrics are shown; the metrics are for nobody outside.
         log_level: Of the worker's own log.
     """
 
     drain_seconds: Annotated[float, Field(ge=0)] | None = None
-    metrics_host: str = "127.0.0.1"
     log_level: str = "INFO"

@@ -19,6 +19,7 @@ from service.api.links import Links
 from service.api.metrics import GatewayMetrics
 from service.api.middleware import LimitBody, Observe
 from service.api.readiness import Readiness
+from service.api.record_metrics import RecordCollector
 from service.api.routes import events, files, health, jobs, options, page, video
 from service.api.schemas import complete_document
 from service.api.submission import MAX_FIELD_BYTES, MAX_FORM_BYTES, MAX_JSON_BYTES
@@ -78,7 +79,7 @@ def _services(settings: Settings) -> Services:
         links=Links(storage),
         decoders=ImageDecoders(),
         hub=EventHub(settings.redis_url),
-        metrics=GatewayMetrics(),
+        metrics=GatewayMetrics(RecordCollector(redis, settings.presets)),
         tenants=Tenants(settings.api_keys),
         durability=durability,
         readiness=Readiness({"redis": reach_redis, "storage": storage.check}),

@@ -1,22 +1,30 @@
 """The gateway's own metrics: rate, errors and duration of requests, and what its sweeper does.
 
-Labels hold only values of small closed sets: the route's template, never a path, an id or a tenant.
+What is true of all jobs, whichever gateway is asked, is in `service.api.record_metrics`. Labels
+hold only values of small closed sets: the route's template, never a path, an id or a tenant.
 """
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 _HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class GatewayMetrics:
-    """One registry for one application, so that two in a process do not share counts."""
+    """One registry for one application, so that two in a process do not share counts.
 
-    def __init__(self) -> None:
+    Args:
+        collectors: More to show, collected when asked for.
+    """
+
+    def __init__(self, *collectors: Collector) -> None:
         self.registry = CollectorRegistry()
+        for collector in collectors:
+            self.registry.register(collector)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.requests = Counter(
@@ -63,3 +71,7 @@ class GatewayMetrics:
             "Leases this gateway's sweeper found expired.",
             registry=self.registry,
         )
+
+    def serve(self, host: str, port: int) -> None:
+        """Show the metrics on an address of their own, from a thread."""
+        start_http_server(port, addr=host, registry=self.registry)

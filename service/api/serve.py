@@ -30,10 +30,13 @@ def serve(host: str, port: int) -> int:
     )
     try:
         app = create_app(Settings())
-        _check(app.state.services)
+        parts: Services = app.state.services
+        _check(parts)
     except (UnsafeRedis, StorageError) as error:
         log.error("cannot start: %s", error)
         return 1
+    if parts.settings.metrics_port is not None:
+        parts.metrics.serve(parts.settings.metrics_host, parts.settings.metrics_port)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -45,6 +45,7 @@ local function finish(id, status, data)
   refresh(id)
   redis.call('SREM', key('open'), id)
   emit(id, status, data)
+  count_end(id, status)
   local keep = num(id, 'retention')
   if keep == 0 then keep = WEEK end
   redis.call('PEXPIRE', job_key(id), keep)
@@ -93,6 +94,7 @@ local function crashed(id, lane, reason, problem, policy)
   set(id, lane .. '.after', now + pause)
   emit(id, 'retrying', { lane = lane, task = num(id, lane .. '.next'), reason = reason,
     crashes = crashes, delay_ms = pause })
+  count(id, 'retry ' .. reason)
   refresh(id)
 end
 
@@ -148,7 +150,7 @@ end
 local function begin(id, lane, a)
   take_ready(id, lane)
   redis.call('HINCRBY', job_key(id), lane .. '.fence', 1)
-  set(id, lane .. '.token', a.token, lane .. '.worker', a.worker)
+  set(id, lane .. '.token', a.token, lane .. '.worker', a.worker, lane .. '.began', now)
   extend_lease(id, lane, a.lease_ms)
   redis.call('SET', key('claim', a.token), id, 'PX', a.lease_ms)
   redis.call('HSETNX', job_key(id), lane .. '.fingerprint', a.fingerprints[get(id, 'preset')])
@@ -159,6 +161,7 @@ local function begin(id, lane, a)
   if get(id, 'status') == 'queued' then
     set(id, 'status', 'running', 'started', now)
     emit(id, 'started')
+    observe(id, 'queue_wait', now - num(id, 'created'))
   end
   if lane == 'render' and number > 0 then
     emit(id, 'section.started', { section = number - 1, total_sections = sections })
@@ -189,6 +192,7 @@ function transitions.submit(a)
     'deliver.next', 0, 'deliver.fence', 0, 'deliver.lease', 0, 'deliver.crashes', 0)
   redis.call('SADD', key('open'), a.id)
   emit(a.id, 'queued', { total_sections = a.sections })
+  count(a.id, 'accepted')
   return { created = true, ring = refresh(a.id) }
 end
 
@@ -241,8 +245,10 @@ local function tell_of_commit(a)
   local sections = num(a.id, 'sections')
   if a.lane == 'render' and a.number > 0 then
     emit(a.id, 'section.sampled', { section = a.number - 1 })
+    note_pace(a.id, a.lane)
   elseif a.lane == 'deliver' and a.number < sections then
     emit(a.id, 'section.completed', '{"section":' .. a.number .. ',"clip":' .. a.artifact .. '}')
+    count(a.id, 'section')
   elseif a.lane == 'deliver' then
     finish(a.id, 'completed', '{"video":' .. a.artifact .. '}')
   end
@@ -290,7 +296,7 @@ function transitions.cancel(a)
   if not status then return { missing = true } end
   if get(a.id, 'cancel.token') == a.token then return { status = status } end
   if terminal(status) then return { finished = status } end
-  set(a.id, 'cancel.token', a.token)
+  set(a.id, 'cancel.token', a.token, 'cancel.at', now)
   if status ~= 'cancelling' then
     set(a.id, 'status', 'cancelling')
     emit(a.id, 'cancelling')

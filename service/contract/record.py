@@ -58,7 +58,7 @@ __all__ = [
 Ring = list[tuple[Lane, str]]
 """(lane, preset) pairs that have work for somebody: ring their bells."""
 
-SCRIPT = ("record_base.lua", "record_sharing.lua", "record.lua")
+SCRIPT = ("record_base.lua", "record_counts.lua", "record_sharing.lua", "record.lua")
 """Joined, in this order, they are the one script that changes records."""
 
 DAY_MS = 24 * 3600 * 1000

@@ -32,7 +32,10 @@ class Settings(BaseSettings):
         device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``.
         expect_device: Part of the device's name that a worker must find at its start.
         torch_threads: Threads of a worker's torch; None leaves torch's choice.
-        metrics_port: Where a worker shows its metrics; None nowhere.
+        metrics_port: Where the metrics are shown. A gateway without one shows them at ``/metrics``
+            of its own port; a worker without one shows none; the deliver worker that a supervisor
+            starts takes the next port.
+        metrics_host: Address on which the metrics are shown; they are for nobody outside.
         crash_point: For fault tests: the point at which a worker kills itself, `worker.faults`.
     """
 
@@ -56,6 +59,7 @@ class Settings(BaseSettings):
     expect_device: str = ""
     torch_threads: Annotated[int, Field(ge=1)] | None = None
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    metrics_host: str = "127.0.0.1"
     crash_point: str = ""
 
     def link_signing(self) -> LinkSigning:

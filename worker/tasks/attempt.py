@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +16,7 @@ from framepack.presets import Models
 from framepack.types import Latents
 from service.contract.job import Artifact, Lane
 from service.contract.record import Task
-from worker.artifacts import Artifacts
+from worker.artifacts import Artifacts, new_key
 from worker.checkpoints import SectionCheckpoint, conditioning_from_bytes
 from worker.faults import CrashPoint
 from worker.lease import Lease
@@ -97,6 +98,16 @@ class Attempt:
     def reach(self, where: str) -> None:
         """Pass a place where a test may want the process to die."""
         self.tools.crash_point.reach(self.task.kind, self.task.section, where)
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Measure a stage of the task; see `WorkerMetrics.section_seconds` for the names."""
+        return self.tools.metrics.stage(self.models.preset.name, name)
+
+    def store(self, suffix: str, data: bytes, content_type: str) -> Artifact:
+        """Upload the task's result under a key of its own. Raises StorageError."""
+        with self.stage("upload"):
+            key = new_key(self.task, suffix)
+            return self.tools.artifacts.store(key, data, content_type, self.check)
 
     def conditioning(self) -> Conditioning:
         """The committed conditioning of the job."""

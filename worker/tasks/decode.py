@@ -13,7 +13,6 @@ from framepack.generation.stitch import SectionDecoder
 from framepack.media.clips import encode_clip
 from framepack.types import Latents
 from service.contract.job import Artifact
-from worker.artifacts import new_key
 from worker.tasks.attempt import Attempt
 
 CONTENT_TYPE = "video/mp4"
@@ -51,13 +50,13 @@ def run(attempt: Attempt, decoders: Decoders) -> Artifact:
         attempt.check()  # asked once a window, so this is how often a cancel is seen
         return attempt.latents_of(frames)
 
-    pixels = decoders.of(attempt).decode(index, latents_of)
+    with attempt.stage("vae"):
+        pixels = decoders.of(attempt).decode(index, latents_of)
     attempt.check()
     attempt.reach("decoded")
-    clip = encode_clip(pixels.frames, pixels.first_frame, attempt.plan.config.fps)
-    stored = attempt.tools.artifacts.store(
-        new_key(attempt.task, "mp4"), clip.data, CONTENT_TYPE, attempt.check
-    )
+    with attempt.stage("mp4"):
+        clip = encode_clip(pixels.frames, pixels.first_frame, attempt.plan.config.fps)
+    stored = attempt.store("mp4", clip.data, CONTENT_TYPE)
     return stored.model_copy(
         update={
             "first_frame": clip.first_frame,

@@ -23,13 +23,15 @@ def run(attempt: Attempt) -> Artifact:
     plan = attempt.plan
     with tempfile.TemporaryDirectory(prefix="framepack-finish-") as folder:
         video = Path(folder, "video.mp4")
-        num_frames = join_clips(_fetched(attempt, Path(folder)), video, plan.config.fps)
+        with attempt.stage("mux"):
+            num_frames = join_clips(_fetched(attempt, Path(folder)), video, plan.config.fps)
         if num_frames != plan.num_pixel_frames:
             raise MediaError(f"the clips hold {num_frames} of {plan.num_pixel_frames} frames")
         attempt.reach("joined")
-        stored = attempt.tools.artifacts.store_file(
-            new_key(attempt.task, "mp4"), video, CONTENT_TYPE, attempt.check
-        )
+        with attempt.stage("upload"):
+            stored = attempt.tools.artifacts.store_file(
+                new_key(attempt.task, "mp4"), video, CONTENT_TYPE, attempt.check
+            )
     return stored.model_copy(update={"first_frame": 0, "num_frames": num_frames})
 
 

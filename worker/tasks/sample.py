@@ -14,7 +14,6 @@ from framepack.generation.section import Step, sample_section
 from framepack.generation.seeds import noise_generator
 from framepack.types import Latents
 from service.contract.job import Artifact
-from worker.artifacts import new_key
 from worker.checkpoints import CONTENT_TYPE, SectionCheckpoint
 from worker.gpu import Pace
 from worker.tasks.attempt import Attempt
@@ -32,12 +31,11 @@ def run(attempt: Attempt) -> Artifact:
         sampling_settings(attempt.plan),
         generator,
     )
-    checkpoint = SectionCheckpoint(_sampled(attempt, steps), generator.get_state())
-    artifacts = attempt.tools.artifacts
-    stored = artifacts.store(
-        new_key(attempt.task, "safetensors"), checkpoint.to_bytes(), CONTENT_TYPE, attempt.check
-    )
-    artifacts.remember(stored, checkpoint, checkpoint.num_bytes)
+    with attempt.stage("dit"):
+        latents = _sampled(attempt, steps)
+    checkpoint = SectionCheckpoint(latents, generator.get_state())
+    stored = attempt.store("safetensors", checkpoint.to_bytes(), CONTENT_TYPE)
+    attempt.tools.artifacts.remember(stored, checkpoint, checkpoint.num_bytes)
     return stored
 
 

@@ -30,7 +30,9 @@ def ready(parts: TheServices) -> Response:
 
 @router.get("/metrics", response_class=Response)
 def metrics(parts: TheServices) -> Response:
-    """Metrics in the Prometheus text format."""
+    """Metrics in the Prometheus text format; here only if they have no port of their own."""
+    if parts.settings.metrics_port is not None:
+        raise ApiProblem("not_found", "The metrics have a port of their own.")
     return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -287,6 +287,8 @@ class TestSweeping:
             f"framepack:job:{spec.id}:events",
             "framepack:events",
             "framepack:submitted",
+            "framepack:counts",
+            "framepack:pace",
             "framepack:served:render:normal",
             "framepack:served:deliver:normal",
         }
