@@ -7,11 +7,12 @@ from pathlib import Path
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FileChooser, Page, expect
 
 from tests.service.conftest import RunningGateway
 from tests.support.browsing import OpenPage, cells, start_video, until_playing
 from tests.support.films import FilmWorker
+from tests.support.processes import wait_for
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
@@ -56,10 +57,12 @@ def test_no_state_of_the_page_breaks_the_accessibility_rules(
 def test_everything_can_be_done_with_the_keyboard(
     page: Page, film_worker: FilmWorker, photo: Path
 ) -> None:
+    dialogs: list[FileChooser] = []
+    page.on("filechooser", lambda dialog: dialogs.append(dialog))
     tab_to(page, "#choose")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(photo)
+    page.keyboard.press("Enter")
+    wait_for(lambda: page.evaluate("1") and dialogs)
+    dialogs[0].set_files(photo)
     expect(page.locator("#picture")).to_be_visible()
     tab_to(page, "#prompt")
     page.keyboard.type("A girl dances")

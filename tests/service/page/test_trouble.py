@@ -26,6 +26,7 @@ def expected(complaints: list[str], *words: str) -> None:
     complaints[:] = [text for text in complaints if not any(word in text for word in words)]
 
 
+@pytest.mark.slow
 def test_watching_goes_on_after_the_gateway_was_restarted(
     open_gateway: OpenGateway,
     open_page: OpenPage,
