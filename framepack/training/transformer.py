@@ -259,7 +259,7 @@ def _check_kernels(model: PackedHunyuanVideo, settings: TransformerTraining) -> 
                 raise InvalidRequest(
                     f"arms.{arm.name}",
                     f"the model has no projection for kernel {level.kernel}, only for "
-                    f"{', '.join(map(str, known))}",
+                    f"{', '.join(map(str, known))}: write a schedule of these",
                 )
 
 
