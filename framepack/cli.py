@@ -116,6 +116,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("config", type=Path, metavar="CONFIG.yaml", help="or the name of a recipe, such as tiny")
     add("-o", "--output", type=Path, metavar="FOLDER", help="state and weights")
     add("--plan", action="store_true", help="print what memory the transformer's run takes")
+    add("--gpus", type=int, default=1, help="that share the planned run (%(default)s)")
     add("--stage", help="only one: codec, cache or transformer (all three)")
     add("--steps", type=int, help="stop after so many; the same command goes on (to the end)")
     add("--device", help="cpu, cuda ... (a GPU if there is one)")
@@ -214,7 +215,7 @@ def _train(options: argparse.Namespace) -> int:
 
     config = read_config(find_config(options.config))
     if options.plan:
-        sys.stdout.write(as_table(estimate(config)))
+        sys.stdout.write(as_table(estimate(config, options.gpus)))
         return 0
     if options.output is None:
         raise InvalidRequest("output", "name the folder for state and weights: -o FOLDER")

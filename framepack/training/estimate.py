@@ -24,8 +24,9 @@ from framepack.models.tiny import SIZES
 from framepack.packing.schedule import BASE_KERNEL, Level
 from framepack.training.config import TrainingConfig, WorldData
 from framepack.training.memory import becomes_float8, blocks_of
+from framepack.training.processes import Processes
 from framepack.training.starts import NEW_LAYERS
-from framepack.training.transformer import TransformerTraining
+from framepack.training.transformer import TransformerTraining, check_parts
 
 BYTES_PER_ACTIVATION = {"weights": 53, "lora": 45}
 """For each token and channel of a block under autocast with fused attention, by what is trained:
@@ -64,7 +65,17 @@ class Estimate:
 
 
 def estimate(config: TrainingConfig, processes: int = 1) -> Estimate:
-    """Estimate a configuration's transformer run; weights are shared among processes."""
+    """Estimate a configuration's transformer run.
+
+    Args:
+        config: What is to be trained.
+        processes: That share weights, states and batch, one a GPU.
+
+    Raises:
+        InvalidRequest: The batch cannot be divided so, or memory is to be saved in ways that only
+            one process has.
+    """
+    check_parts(config.transformer, Processes(0, processes))
     with torch.device("meta"):
         model = PackedHunyuanVideo(_layout(config))
     settings = config.transformer

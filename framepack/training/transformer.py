@@ -139,7 +139,7 @@ class TransformerRun(Run[PackedHunyuanVideo]):
         """
         processes = processes or Processes()
         self.settings, self.corpus = settings, corpus
-        self._parts = _check_parts(settings, processes)
+        self._parts = check_parts(settings, processes)
         _check_kernels(model, settings)
         self.base_shapes = weight_shapes(model)
         _mark_trained(model, settings)
@@ -233,7 +233,7 @@ def predict_velocity(
     return model.predict(noisy, (levels * 1000).to(noisy), prepared)
 
 
-def _check_parts(settings: TransformerTraining, processes: Processes) -> int:
+def check_parts(settings: TransformerTraining, processes: Processes) -> int:
     """Parts of a batch, over all processes. Raises InvalidRequest if they do not come out even."""
     parts = settings.accumulate * processes.count
     if settings.batch % parts:

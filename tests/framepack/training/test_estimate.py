@@ -122,7 +122,20 @@ def test_the_released_model_fits_a_card_of_24_gib(capsys: pytest.CaptureFixture[
     assert found.sum < 22 * 2**30
     unsaved = replace(RECIPE.transformer, memory=MemorySettings())
     assert estimate(replace(RECIPE, transformer=unsaved)).sum > 100 * 2**30
-    assert estimate(RECIPE, processes=4).device["trained weights"] == found.trained
+
+
+def test_gpus_share_weights_and_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tiny", "--plan", "--gpus", "4"]) == 0
+    assert "on the device" in capsys.readouterr().out
+    config = read_config(find_config(Path("tiny")))
+    one, four = estimate(config), estimate(config, processes=4)
+    assert four.trained == one.trained
+    for name, size in one.device.items():
+        assert four.device[name] == size // 4, name
+    assert main(["train", "framepack-i2v-lora", "--plan", "--gpus", "2"]) == 2
+    assert "4 examples cannot be divided among 2 processes" in capsys.readouterr().err
+    with pytest.raises(InvalidRequest, match="for one process"):
+        estimate(replace(RECIPE, transformer=replace(RECIPE.transformer, accumulate=1)), 2)
 
 
 def test_a_run_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
