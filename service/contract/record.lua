@@ -192,7 +192,7 @@ function transitions.submit(a)
     'deliver.next', 0, 'deliver.fence', 0, 'deliver.lease', 0, 'deliver.crashes', 0)
   redis.call('SADD', key('open'), a.id)
   emit(a.id, 'queued', { total_sections = a.sections })
-  count(a.id, 'accepted')
+  count_accepted(a.id)
   return { created = true, ring = refresh(a.id) }
 end
 

@@ -14,12 +14,13 @@ local BUCKETS = {  -- seconds
 local SMOOTHING = 0.2  -- weight of the newest section in the pace
 
 local function count(id, words, by)
-  redis.call('HINCRBY', key('counts'), words .. ' ' .. (get(id, 'preset') or 'unknown'), by or 1)
+  return redis.call('HINCRBY', key('counts'), words .. ' ' .. (get(id, 'preset') or 'unknown'), by or 1)
 end
 
--- Every bucket exists from the first observation on, which a query over a window needs.
+-- Counts one duration; none at all makes the buckets known, each with a zero.
 local function observe(id, name, milliseconds)
-  local open = 1
+  local open = milliseconds and 1 or 0
+  milliseconds = milliseconds or 0
   for _, limit in ipairs(BUCKETS[name]) do
     local hit = milliseconds <= 1000 * limit and open or 0
     open = open - hit
@@ -27,6 +28,14 @@ local function observe(id, name, milliseconds)
   end
   count(id, 'le ' .. name .. ' +Inf', open)
   count(id, 'sum ' .. name, math.max(0, milliseconds))
+end
+
+-- A job was accepted. With a preset's first one all its buckets begin at zero: the first observation of a
+-- series that was not there before is invisible to a query over a window.
+local function count_accepted(id)
+  if count(id, 'accepted') == 1 then
+    for name in pairs(BUCKETS) do observe(id, name) end
+  end
 end
 
 -- A section was sampled: how long a worker was busy with one unit of its predicted cost.

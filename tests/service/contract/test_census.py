@@ -97,6 +97,7 @@ def test_shown_with_zeros_before_there_are_jobs(record: Record) -> None:
     assert shown("framepack_jobs_total", {"preset": "tiny", "outcome": "failed"}) == 0
     record.submit(spec(num_sections=1))
     claim(record, Lane.RENDER, "a")
+    assert shown("framepack_cancel_latency_seconds_count", {"preset": "tiny"}) == 0
     assert shown("framepack_queue_wait_seconds_bucket", {"preset": "tiny", "le": "7200"}) == 1
     assert shown("framepack_queue_wait_seconds_count", {"preset": "tiny"}) == 1
 

@@ -1,0 +1,247 @@
+"""Every panel asks a real Prometheus, which scrapes the real service while jobs run.
+
+Grafana is in no package registry, so its drawing is not tested: what a panel asks for is, and with
+FRAMEPACK_PLOTS=folder each panel's answer is drawn as a plot for people to look at.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from framepack.models.tiny import build_folder
+from service.contract.job import Lane
+from tests.support.fleet import Fleet, picture, wait_for
+from tests.support.prometheus import Prometheus, Series
+from tests.support.valkey import Valkey, free_port
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+FOLDER = DEPLOY / "grafana" / "dashboards"
+
+ONLY_WITH_A_GPU = {
+    "VRAM allocated",
+    "VRAM reserved",
+    "VRAM peak of a task",
+    "GPU utilisation",
+    "Tensor cores at work",
+    "GPU power",
+    "GPU temperature",
+}
+"""Panels that this test cannot see data in; where a GPU is, the first three are in tests/gpu."""
+
+
+def dashboards() -> dict[str, Any]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+
+
+PANELS = [
+    pytest.param(panel, id=f"{name}: {panel['title']}")
+    for name, dashboard in dashboards().items()
+    for panel in dashboard["panels"]
+]
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """A Prometheus that has watched a service through a day's events, made short."""
+    folder = tmp_path_factory.mktemp("watched")
+    build_folder(folder / "nano", size="nano")
+    (folder / "valkey").mkdir()
+    rules = list((DEPLOY / "prometheus" / "rules").glob("*.yml"))
+    worker_port, gateway_port = _two_free_ports(), free_port()
+    with (
+        Valkey(folder / "valkey") as valkey,
+        Fleet(valkey.url, folder / "nano", folder, lease_seconds="1.5") as fleet,
+        _gateway(fleet, gateway_port) as http,
+        Prometheus(
+            folder,
+            {
+                "framepack-gateway": [gateway_port],
+                "framepack-worker": [worker_port, worker_port + 1],
+            },
+            rules,
+        ) as server,
+    ):
+        fleet.start("supervise", metrics_port=str(worker_port)).wait_until_ready(len(Lane))
+        wait_for(lambda: server.targets_up() == 3, 30.0)
+        _events(fleet, http)
+        yield server
+
+
+def _events(fleet: Fleet, http: httpx.Client) -> None:
+    """Jobs that are completed, retried and cancelled, followed by a client."""
+    first = _submit(http)
+    with http.stream("GET", f"/jobs/{first}/events") as stream:
+        for line in stream.iter_lines():
+            if "section.sampled" in line:
+                break
+        fleet.wait_for_end(first)
+    second = _submit(http)
+    fleet.wait_for_step(second, 0, 10)
+    cancelled = _submit(http)
+    os.kill(fleet.supervised()["render"], signal.SIGKILL)
+    fleet.wait_for(lambda: "retrying" in fleet.names(second))
+    fleet.wait_for(lambda: fleet.record.get(cancelled).status == "running")
+    assert http.post(f"/jobs/{cancelled}/cancel").status_code in (200, 202)
+    assert fleet.wait_for_end(second).status == "completed"
+    assert fleet.wait_for_end(cancelled).status == "cancelled"
+    last = _submit(http)
+    assert fleet.wait_for_end(last).status == "completed"
+
+
+def _submit(http: httpx.Client) -> str:
+    form = {"prompt": "a red ball", "seconds": "3.6", "steps": "60", "seed": "7"}
+    answer = http.post("/jobs", data=form, files={"image": ("a.png", picture())})
+    assert answer.status_code == 202, answer.text
+    job: str = answer.json()["id"]
+    return job
+
+
+@contextmanager
+def _gateway(fleet: Fleet, metrics_port: int) -> Iterator[httpx.Client]:
+    """`python -m service gateway` on the fleet's record and storage."""
+    port = free_port()
+    settings = {
+        "FRAMEPACK_REDIS_URL": fleet.settings.redis_url,
+        "FRAMEPACK_STORAGE_URL": fleet.settings.storage_url,
+        "FRAMEPACK_PUBLIC_URL": f"http://127.0.0.1:{port}",
+        "FRAMEPACK_SIGNING_SECRET": "a secret for this test",
+        "FRAMEPACK_LEASE_SECONDS": str(fleet.settings.lease_seconds),
+        "FRAMEPACK_METRICS_PORT": str(metrics_port),
+    }
+    command = [sys.executable, "-m", "service", "gateway", "--port", str(port)]
+    with (
+        subprocess.Popen(
+            command, env={**os.environ, **settings}, stderr=subprocess.DEVNULL
+        ) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as http,
+    ):
+        wait_for(lambda: _answers(http), 30.0)
+        yield http
+        process.terminate()
+
+
+def _answers(http: httpx.Client) -> bool:
+    try:
+        return http.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _two_free_ports() -> int:
+    """A free port whose next one is free too."""
+    while True:
+        port = free_port()
+        try:
+            with httpx.Client() as client:
+                client.get(f"http://127.0.0.1:{port + 1}", timeout=0.2)
+        except httpx.TransportError:
+            return port
+
+
+def _asked(query: str) -> str:
+    """A panel's query as Grafana sends it, for a window that fits scrapes of one second."""
+    return query.replace("$__rate_interval", "5s").replace("$preset", ".*")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("panel", PANELS)
+def test_a_panel_finds_data(prometheus: Prometheus, panel: dict[str, Any]) -> None:
+    for target in panel["targets"]:
+        series = prometheus.since_start(_asked(target["expr"]))
+        finite = [points for _, points in series if any(math.isfinite(v) for _, v in points)]
+        if panel["title"] in ONLY_WITH_A_GPU:
+            assert not finite, "this panel has data without a GPU: take it from the list"
+        else:
+            assert finite, f"no data for {target['expr']}"
+            legends = {_legend(target["legendFormat"], labels) for labels, _ in series}
+            assert len(legends) == len(series), f"series that look alike: {legends}"
+        _plot(panel, series)
+
+
+@pytest.mark.slow
+def test_all_rules_can_be_evaluated(prometheus: Prometheus) -> None:
+    assert prometheus.rule_faults() == []
+
+
+@pytest.mark.slow
+def test_what_happened_is_what_is_shown(prometheus: Prometheus) -> None:
+    """The numbers themselves: two completed, one cancelled, at least one retry, three sections."""
+
+    def last(query: str) -> float:
+        ((_, points),) = prometheus.since_start(query)
+        return points[-1][1]
+
+    assert last('framepack_jobs_total{outcome="completed"}') == 3
+    assert last('framepack_jobs_total{outcome="cancelled"}') == 1
+    assert last('framepack_jobs_total{outcome="failed"}') == 0
+    assert last('sum(framepack_retries_total{reason="worker_lost"})') >= 1
+    assert last("framepack_sections_total") >= 9
+    assert last("framepack_backlog_gpu_seconds") == 0
+    assert max(v for _, v in prometheus.since_start("framepack_backlog_gpu_seconds")[0][1]) > 0
+
+
+def test_the_files_are_what_the_code_writes() -> None:
+    build = _build_module()
+    written = {board.uid: build.document(board) for board in build.DASHBOARDS}
+    assert dashboards() == written, "run deploy/grafana/build.py"
+
+
+def test_panels_that_need_a_gpu_say_so() -> None:
+    titles = {
+        panel["title"]
+        for dashboard in dashboards().values()
+        for panel in dashboard["panels"]
+        if panel["description"].startswith("Needs a GPU")
+    }
+    assert titles == ONLY_WITH_A_GPU
+
+
+def test_no_query_names_an_instance_or_an_id() -> None:
+    for param in PANELS:
+        for target in param.values[0]["targets"]:
+            assert not re.search(r"job_id|tenant|prompt", target["expr"])
+
+
+def _legend(template: str, labels: dict[str, str]) -> str:
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: labels.get(match[1], ""), template)
+
+
+def _build_module() -> Any:
+    spec = importlib.util.spec_from_file_location("dashboards", DEPLOY / "grafana" / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["dashboards"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def _plot(panel: dict[str, Any], series: list[Series]) -> None:
+    """Draw a panel's answer for people, where they ask for it."""
+    folder = os.environ.get("FRAMEPACK_PLOTS")
+    if not folder or not series:
+        return
+    data = {
+        "title": panel["title"],
+        "unit": panel["fieldConfig"]["defaults"]["unit"],
+        "series": [
+            {"legend": _legend(panel["targets"][0]["legendFormat"], labels), "points": points}
+            for labels, points in series
+        ],
+    }
+    name = re.sub(r"\W+", "-", panel["title"])
+    Path(folder, f"{name}.json").write_text(json.dumps(data))
