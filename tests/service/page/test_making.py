@@ -55,6 +55,10 @@ def test_sections_come_from_the_end_and_play_before_the_video_is_finished(
     link = httpx.get(f"{gateway.url}/jobs/{job_id}/video", headers={"Accept": "application/json"})
     found = hashlib.sha256(Path(download.value.path()).read_bytes()).hexdigest()
     assert found == link.json()["sha256"]
+    page.locator(".brand").click()
+    expect(page.locator("#stage-title")).to_have_text("Your video appears here")
+    page.click("#longer")
+    expect(page.locator("#cost")).to_contain_text("5 sections × 16 steps: a few seconds, going by")
 
 
 def test_clips_follow_each_other_without_a_hand(
@@ -86,7 +90,7 @@ def test_the_address_brings_a_video_back_and_its_settings_can_be_used_again(
     expect(page.locator("#stage-title")).to_have_text("Waiting for a worker")
     expect(page.locator(".card-title")).to_have_text("A boat leaves")
     expect(page.locator(".card-status")).to_contain_text("Waiting, number 1")
-    page.click("text=Use these settings again")
+    page.click("text=Reuse settings")
     expect(page.locator("#prompt")).to_have_value("A boat leaves")
     expect(page.locator("#prompt")).to_be_focused()
     expect(page.locator("#setting-seed")).to_have_value("77")

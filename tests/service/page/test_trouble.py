@@ -98,7 +98,7 @@ def test_what_is_missing_is_said_at_the_field_and_in_a_summary_that_leads_there(
     expect(page.locator("#error-image")).to_contain_text("Choose the picture")
     expect(page.locator("#prompt")).to_have_attribute("aria-invalid", "true")
     expect(page.locator("#prompt")).to_have_accessible_description(
-        "Say who moves and how. Short sentences work best. Say what happens in the video."
+        "Say who moves, and how. Say what happens in the video."
     )
     page.locator("#form-errors").get_by_role("button", name="What happens").click()
     expect(page.locator("#prompt")).to_be_focused()
@@ -167,6 +167,18 @@ def test_a_video_that_is_gone_says_so(
     page = open_page(f"{gateway.url}/#{'0' * 32}")
     expect(page.locator("#stage-title")).to_have_text("This video is not here any more")
     expected(complaints, "404")
+
+
+def test_a_link_that_has_expired_is_renewed(
+    page: Page, film_worker: FilmWorker, photo: Path, complaints: list[str]
+) -> None:
+    start_video(page, photo)
+    page.route("**/files/**", lambda route: route.fulfill(status=403), times=2)
+    film_worker.encode()
+    film_worker.section()
+    expect(cells(page).nth(3)).to_have_attribute("data-state", "ready")
+    until_playing(page)
+    expected(complaints, "403")
 
 
 def test_a_key_is_asked_for_checked_and_kept_in_the_tab(

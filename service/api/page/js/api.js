@@ -24,28 +24,47 @@ export class Unreachable extends Error {
   }
 }
 
+/** What a store holds under the key's name; a browser that forbids stores holds nothing. */
+function stored(name) {
+  try {
+    return window[name].getItem(KEY) || "";
+  } catch {
+    return "";
+  }
+}
+
+let held = "";
+
 export const access = {
   get key() {
-    return sessionStorage.getItem(KEY) || localStorage.getItem(KEY) || "";
+    return held || stored("sessionStorage") || stored("localStorage");
   },
   get remembered() {
-    return Boolean(localStorage.getItem(KEY));
+    return Boolean(stored("localStorage"));
   },
   use(key, remember) {
     this.forget();
-    (remember ? localStorage : sessionStorage).setItem(KEY, key);
+    held = key;
+    try {
+      window[remember ? "localStorage" : "sessionStorage"].setItem(KEY, key);
+    } catch {
+      // Then the key lasts as long as the page.
+    }
   },
   forget() {
-    sessionStorage.removeItem(KEY);
-    localStorage.removeItem(KEY);
+    held = "";
+    for (const name of ["sessionStorage", "localStorage"]) if (stored(name)) window[name].removeItem(KEY);
   },
 };
 
 /** Told when the service wants a key: `onKeyWanted(wasRefused)`. */
 export const listeners = { onKeyWanted: () => {} };
 
-/** One request; the answer, if it is no error. A stream may take as long as it likes. */
-export async function request(path, { streams = false, signal, headers = {}, ...options } = {}) {
+/**
+ * One request; the answer, if it is no error. A stream may take as long as it likes; what nobody
+ * asked for (`background`) asks nobody for a key.
+ */
+export async function request(path, { streams = false, background = false, signal, headers = {}, ...options } = {}) {
   const key = access.key;
   const limit = new AbortController();
   const timer = streams ? 0 : setTimeout(() => limit.abort(), SECONDS_TO_ANSWER * 1000);
@@ -65,7 +84,7 @@ export async function request(path, { streams = false, signal, headers = {}, ...
     clearTimeout(timer);
   }
   if (response.ok || response.status === 304) return response;
-  if (response.status === 401) listeners.onKeyWanted(Boolean(key));
+  if (response.status === 401 && !background) listeners.onKeyWanted(Boolean(key));
   throw await problem(response);
 }
 
@@ -87,7 +106,7 @@ async function problem(response) {
 export const jobPath = (id, action = "") => `jobs/${id}${action ? `/${action}` : ""}`;
 
 export const readOptions = () => json("options");
-export const readJob = (id, signal) => json(jobPath(id), { signal });
+export const readJob = (id, signal) => json(jobPath(id), { signal, background: true });
 export const act = (id, action) => json(jobPath(id, action), { method: "POST" });
 export const videoLink = (id) => json(jobPath(id, "video"), { headers: { Accept: "application/json" } });
 

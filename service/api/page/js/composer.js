@@ -5,14 +5,16 @@ import { byId, make, tell } from "./dom.js";
 import { clearErrors, showError, showFieldErrors } from "./errors.js";
 import { PicturePicker } from "./picture.js";
 import { limitsOf, Settings } from "./settings.js";
-import { length, ORDERS, plural } from "./words.js";
+import { passes } from "./videos.js";
+import { length, ORDERS, plural, wait } from "./words.js";
 
 const USUAL_ORDERS = new Set(["inverted", "forward", "endpoints"]);
 
 export class Composer {
-  /** `onMade(job, picture)` for each accepted job. */
-  constructor({ onMade }) {
+  /** `onMade(job, picture)` for each accepted job; `pace(preset)` in seconds a step, or null. */
+  constructor({ onMade, pace }) {
     this.onMade = onMade;
+    this.pace = pace;
     this.options = null;
     this.busy = false;
     this.attempt = null;
@@ -90,12 +92,21 @@ export class Composer {
     const whole = length((count * frames + 1) / fps);
     tell(byId("length"), whole);
     byId("sections").setAttribute("aria-valuetext", `${whole}, ${plural(count, "section")}`);
-    tell(byId("length-hint"), `${plural(count, "section")} of ${length(frames / fps)}. Each can be played as soon as it is made.`);
+    tell(byId("length-hint"), `${plural(count, "section")} of ${length(frames / fps)}`);
     tell(byId("order-about"), ORDERS[this.order]?.about || "");
     this.settings.placeholders(this.preset, this.order);
+    tell(byId("cost"), this.cost(count));
+  }
+
+  /** What the video will take, and how long by what was seen here before. */
+  cost(count) {
     const { fields } = this.settings.read();
-    const steps = (fields.steps ?? this.preset.steps) * ((fields.cfg_scale ?? this.preset.cfg_scale) > 1 ? 2 : 1);
-    tell(byId("cost"), `${plural(count, "section")} × ${steps} steps = ${count * steps} steps of work`);
+    const { preset } = this;
+    const guided = { cfg_scale: fields.cfg_scale ?? preset.cfg_scale };
+    const steps = (fields.steps ?? preset.steps) * passes(guided);
+    const pace = this.pace(preset);
+    const work = `${plural(count, "section")} × ${steps} steps`;
+    return pace === null ? work : `${work}: ${wait(pace * count * steps)}, going by your last video`;
   }
 
   read() {

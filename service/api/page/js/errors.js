@@ -56,7 +56,7 @@ export function showError(error) {
   }
   clearErrors();
   if (error instanceof Unreachable) {
-    summary("The service cannot be reached", make("p", {}, "Nothing was lost here. Send it again when the connection is back; it is never made twice."));
+    summary("The service cannot be reached", make("p", {}, "Everything you entered is still here. Send it again when the connection is back."));
     return;
   }
   const later = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";

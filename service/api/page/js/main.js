@@ -7,6 +7,7 @@ import { byId, show, tell } from "./dom.js";
 import { keep, pictureOf } from "./shelf.js";
 import { Stage } from "./stage.js";
 import { Videos } from "./videos.js";
+import { STATUS } from "./words.js";
 
 const OUTAGE_PATIENCE = 1500;
 const PAUSE = 3000;
@@ -15,26 +16,38 @@ const videos = new Videos();
 const stage = new Stage({
   onReuse: async (job) => composer.reuse(job, await pictureOf(job.id)),
   onState: connection,
-  onJob: (job) => videos.update(job),
+  onJob: (job) => {
+    videos.update(job);
+    entitle(job);
+  },
   onGone: (id) => { videos.forget(id); if (location.hash === `#${id}`) history.replaceState(null, "", "#"); },
 });
-const composer = new Composer({ onMade: made });
+const composer = new Composer({ onMade: made, pace: (preset) => videos.pace(preset) });
 
 async function made(job, picture) {
   const now = Date.now();
   await keep({ id: job.id, at: now, prompt: job.input.prompt, picture });
   history.pushState(null, "", `#${job.id}`);
   await route(job);
-  show(byId("stage"));
+  show(byId("stage-title"));
   byId("stage-title").focus({ preventScroll: true });
   await videos.load();
+}
+
+/** The tab says how far the video is, for those who look at something else meanwhile. */
+function entitle(job) {
+  const how = !job ? "" : job.status === "running" ? `${job.progress.percent} %` : STATUS[job.status];
+  document.title = how ? `${how}: FramePack` : "FramePack: a video from a picture";
 }
 
 async function route(job = null) {
   const id = /^#[0-9a-f]{32}$/.test(location.hash) ? location.hash.slice(1) : null;
   videos.mark(id);
   if (id) stage.open(id, await pictureOf(id), job);
-  else stage.close();
+  else {
+    stage.close();
+    entitle(null);
+  }
 }
 
 let patience = null;
@@ -70,6 +83,7 @@ async function begin() {
     }
   }
   await videos.load();
+  composer.changed();
 }
 
 byId("outage-retry").addEventListener("click", () => document.dispatchEvent(new Event("try-now")));

@@ -40,6 +40,7 @@ export class Player {
     const video = make("video", { muted: true, playsInline: true, preload: "auto", hidden: true });
     video.addEventListener("ended", () => this.advance(video));
     video.addEventListener("error", () => this.fail(video));
+    video.addEventListener("loadeddata", () => { this.retried = false; });
     return video;
   }
 
@@ -106,7 +107,7 @@ export class Player {
     this.front = video;
     this.veil.hidden = true;
     video.setAttribute("aria-label", label);
-    if (video.getAttribute("src") !== url) video.src = url;
+    if (video.getAttribute("src") !== url || video.error) video.src = url;
     else video.currentTime = video.seekable.length ? video.seekable.start(0) : 0;
     // A browser may refuse to begin by itself; its own button is there for that.
     if (plays) video.play().catch(() => {});

@@ -44,10 +44,10 @@ export class Stage {
     return {
       download,
       ...Object.fromEntries([
-        button("watch", "Play what is ready", () => this.playFromStart()),
+        button("watch", "Play so far", () => this.playFromStart()),
         button("pause", "Pause", () => this.do("pause")),
         button("resume", "Go on", () => this.do("resume"), "primary"),
-        button("reuse", "Use these settings again", () => this.told.onReuse(this.job)),
+        button("reuse", "Reuse settings", () => this.told.onReuse(this.job)),
         button("cancel", "Cancel", () => this.do("cancel"), "risky"),
         button("delete", "Delete", () => this.remove(), "risky"),
       ]),
@@ -146,7 +146,7 @@ export class Stage {
     if (job.status === "queued") return "Waiting for a worker";
     if (job.status !== "running") return STATUS[job.status];
     const order = ORDERS[this.timeline.order(job)];
-    return job.progress.sections_sampled === 0 && order ? `${order.track}…` : "";
+    return job.progress.sections_sampled === 0 && order ? order.first : "";
   }
 
   turned(job) {
@@ -178,6 +178,7 @@ export class Stage {
   async refreshLinks() {
     await this.watch?.refresh();
     if (this.job?.status === "completed") this.showFilm(this.job);
+    else if (this.player.playing !== null) this.player.play(this.player.playing);
   }
 
   playFromStart() {
@@ -230,7 +231,7 @@ export class Stage {
     box.dataset.of = job.id;
     box.replaceChildren(
       make("p", { className: "failure-detail", textContent: job.error.detail || job.error.title }),
-      make("p", { className: "hint", textContent: "Use these settings again to change what was wrong, or to try once more." }),
+      make("p", { className: "hint", textContent: "Reuse the settings to change what was wrong, or to try once more." }),
     );
   }
 

@@ -158,7 +158,8 @@ class Posters {
     while (this.queue.length) {
       const { clip, button } = this.queue.shift();
       const canvas = await this.draw(clip.url);
-      if (canvas && button.isConnected) button.prepend(canvas);
+      if (!canvas) this.done.delete(clip.section);
+      else if (button.isConnected) button.prepend(canvas);
     }
     this.busy = false;
   }

@@ -5,6 +5,9 @@ import { byId, make, tell } from "./dom.js";
 import { kept, drop } from "./shelf.js";
 import { ago, STATUS, TERMINAL } from "./words.js";
 
+/** Runs of the model for one step. */
+export const passes = ({ cfg_scale: scale }) => (scale > 1 ? 2 : 1);
+
 const MILLISECONDS_BETWEEN_LOOKS = 10000;
 const MOST = 24;
 
@@ -70,6 +73,16 @@ export class Videos {
     }[job.status] || "";
     tell(card.status, `${STATUS[job.status] || job.status}${more}, ${ago(Date.parse(job.created_at))}`);
     card.link.dataset.status = job.status;
+  }
+
+  /** Seconds a denoising step of a preset took in the latest finished video, or null. */
+  pace({ name, steps: usual }) {
+    const done = [...this.jobs.values()]
+      .filter(({ status, input }) => status === "completed" && input.preset === name)
+      .sort((one, other) => one.finished_at.localeCompare(other.finished_at)).pop();
+    if (!done) return null;
+    const seconds = (Date.parse(done.finished_at) - Date.parse(done.started_at)) / 1000;
+    return seconds / (done.plan.num_sections * (done.input.steps ?? usual) * passes(done.input));
   }
 
   mark(id) {

@@ -50,25 +50,30 @@ export const ORDERS = {
     name: "From the end",
     about: "The last part first, back towards your picture. Keeps faces and things steady best; the beginning comes last.",
     track: "Made from the end backwards",
+    first: "The ending is made first",
   },
   forward: {
     name: "From the start",
     about: "As it plays, so you can watch while it is made. Freer movement, a little more drift.",
     track: "Made from the start",
+    first: "The beginning is made first",
   },
   vanilla: {
     name: "From the start, unanchored",
     about: "As from the start, but later parts no longer look back at your picture. For comparison.",
     track: "Made from the start",
+    first: "The beginning is made first",
   },
   endpoints: {
     name: "Both ends first",
     about: "The ending, then the beginning, then what lies between.",
     track: "Made from both ends inwards",
+    first: "The ending is made first",
   },
   planned: {
     name: "Story points first",
     about: "The last part of each prompt first, then the gaps. For several prompts.",
     track: "Made from the story points inwards",
+    first: "The ending is made first",
   },
 };
