@@ -19,9 +19,9 @@ from torch import Tensor
 
 from framepack.drift.codebook import Codebook
 from framepack.errors import InvalidRequest
+from framepack.generation.context import context_levels
 from framepack.generation.history import History, sections_needed
 from framepack.generation.orders import ORDERS, Section
-from framepack.generation.section import context_levels
 from framepack.models.base import LevelLatents, TextCondition
 from framepack.packing.schedule import Tail, parse_schedule
 from framepack.training.cache import CachedClip, CachedPrompt

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ from framepack.training.processes import Processes
 from framepack.training.runlog import Figures
 from framepack.training.starts import complete, is_base, start_transformer
 from framepack.training.towers import widen_text_towers
-from framepack.training.transformer import TransformerRun
+from framepack.training.transformer import Corpus, TransformerRun
 
 STAGES = ("codec", "cache", "transformer")
 """In the order in which they need each other, unless the codec's encoder is frozen throughout."""
@@ -201,7 +202,7 @@ class Training:
         run = TransformerRun(
             model,
             settings,
-            corpora.load(),
+            self._keyed(corpora.load()),
             self.folder / "transformer",
             processes=self.processes,
             device=self.device,
@@ -212,6 +213,16 @@ class Training:
             run.observers.append(Previews(self.config.previews, self.models, clips))
         yield from run.advance(steps)
         self.export(run)
+
+    def _keyed(self, corpus: Corpus) -> Corpus:
+        """A corpus that belongs to the base too, for a LoRA: on another one it is another run."""
+        return (
+            corpus if self.lora is None else replace(corpus, key=f"{corpus.key} {self._base_key}")
+        )
+
+    @property
+    def _base_key(self) -> str:
+        return files_sha256(self.models.folder("transformer"), self.folder / "hashes")
 
     def export(self, run: TransformerRun) -> None:
         """Leave a run's averaged weights: in ``weights/``, in bf16, or as a LoRA's files.
@@ -233,8 +244,8 @@ class Training:
     def _export_lora(
         self, settings: LoraTraining, weights: Mapping[str, Tensor], run: TransformerRun
     ) -> None:
-        base = files_sha256(self.models.folder("transformer"), self.folder / "hashes")
-        lora = collect_lora(weights, settings, {"steps": str(run.step), "base_sha256": base})
+        stated = {"steps": str(run.step), "base_sha256": self._base_key}
+        lora = collect_lora(weights, settings, stated)
         for number, dialect in enumerate(settings.dialects):
             name = f"lora.{dialect}.safetensors" if number else LORA
             write_lora(lora, run.base_shapes, self.folder / name, dialect)

@@ -21,8 +21,7 @@ from framepack.drift.codebook import Codebook
 from framepack.errors import InvalidRequest
 from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.models.lora import weight_shapes
-from framepack.packing.patchify import pooled_first
-from framepack.packing.schedule import BASE_KERNEL, Level
+from framepack.packing.schedule import BASE_KERNEL, Level, pooled_first
 from framepack.training.cache import CachedClip, CachedPrompt
 from framepack.training.examples import Arm, Batch, Choice, choose, collate, same_size
 from framepack.training.levels import NoiseLevels

@@ -1,16 +1,18 @@
 """LoRA runs: only factors move, cut runs are exact, what is exported is what was trained."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from framepack.cli import main
 from framepack.errors import InvalidRequest
 from framepack.models.hunyuan_video import PackedHunyuanVideo
-from framepack.models.loading import files_sha256
+from framepack.models.loading import WEIGHTS, files_sha256
 from framepack.models.lora import merge_lora, read_lora, weight_shapes
 from framepack.models.tiny import SIZES
 from framepack.training.config import read_config
@@ -161,3 +163,17 @@ def test_a_lora_needs_a_base(nano_folder: Path, tmp_path: Path) -> None:
     config.write_text(RECIPE.format(start="null"))
     with pytest.raises(InvalidRequest, match="a LoRA changes trained weights"):
         Training(read_config(config), tmp_path / "out")
+
+
+def test_a_lora_is_not_resumed_on_another_base(nano_folder: Path, tmp_path: Path) -> None:
+    config, base = tmp_path / "lora.yaml", tmp_path / "base"
+    shutil.copytree(nano_folder, base)
+    config.write_text(RECIPE.format(start=base))
+    training = Training(read_config(config), tmp_path / "out")
+    list(training.run(steps=1))
+    path = base / "transformer" / WEIGHTS
+    state = load_file(path)
+    state["proj_out.bias"] += 1
+    save_file(state, path)
+    with pytest.raises(InvalidRequest, match="other settings"):
+        list(training.run())
