@@ -73,7 +73,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--order", help=f"of sections, one of: {', '.join(ORDERS)} (the preset's)")
     add("--schedule", help="packing schedule, e.g. f1k1_x_g9_f1k1f2k2f16k4_td (the order's)")
     add("--guidance-scale", type=float, help="distilled guidance (the preset's)")
-    add("--cfg-scale", type=float, default=1.0, help="real guidance; 1 is off (%(default)s)")
+    add("--cfg-scale", type=float, help="real guidance; 1 is off; default: the preset's")
     add("--negative-prompt", default="", help="has an effect with --cfg-scale only")
     add("--delivery", default="aligned", help="aligned or official (%(default)s)")
     add(

@@ -4,10 +4,10 @@ A preset's parts load separately, when first asked for, since rendering and deli
 different processes: ``encoders`` for `framepack.generation.encode`, ``transformer`` for
 `framepack.generation.section`, ``codec`` for `framepack.generation.stitch`.
 
-Weights come from the preset's hub repositories, or from a local folder with the subfolders of
-`FOLDERS`. A local folder may also hold the transformer alone, its config.json at the top; the rest
-then comes from the hub. A ``framepack.json`` beside the subfolders states the prompt template where
-it is not the released models'.
+Weights come from the preset's hub repositories, or from a local folder with the subfolders that
+`framepack.families` names. A local folder may also hold the transformer alone, its config.json at
+the top; the rest then comes from the hub. A ``framepack.json`` beside the subfolders states how
+prompts are cut where it is not as in the released models.
 """
 
 from __future__ import annotations
@@ -18,42 +18,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from huggingface_hub import cached_assets_path, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from framepack.errors import InvalidRequest, WeightsError
+from framepack.families import FAMILIES, Codec, Family, Sources, Transformer
+from framepack.families import SETTINGS as SETTINGS
+from framepack.families import Part as Part
 from framepack.generation.encode import Encoders
 from framepack.generation.plan import GENERATION_CONFIGS, GenerationConfig
 from framepack.generation.stepcache import StepCacheFactory
 from framepack.media.clips import ENCODER_THREADS
+from framepack.models.base import PackedModel
 from framepack.models.fingerprint import Fingerprint, arithmetic, library_versions
-from framepack.models.fused import FORM, fuse
-from framepack.models.hunyuan_video import PackedHunyuanVideo
-from framepack.models.image import load_image_encoder
-from framepack.models.loading import file_sha256, files_sha256, load_transformer, read_json
+from framepack.models.loading import file_sha256, files_sha256
 from framepack.models.lora import merge_lora, read_lora, weight_shapes
-from framepack.models.text import (
-    PromptTemplate,
-    load_pooled_encoder,
-    load_prompt_encoder,
-    released_template,
-)
-from framepack.models.tiny import build_folder
-from framepack.models.vae import HunyuanVideoCodec, load_codec
 
-Part = Literal["encoders", "transformer", "codec"]
-
-_ENCODERS = "text_encoder tokenizer text_encoder_2 tokenizer_2 image_encoder feature_extractor vae"
-
-FOLDERS: Mapping[Part, tuple[str, ...]] = {
-    "encoders": tuple(_ENCODERS.split()),
-    "transformer": ("transformer",),
-    "codec": ("vae",),
-}
-"""What each part reads."""
+FOLDERS = FAMILIES["hunyuan-video"].folders
+"""What each part of the released presets and of ``tiny`` reads."""
 
 LIBRARIES: Mapping[Part, tuple[str, ...]] = {
     "encoders": ("transformers", "tokenizers", "diffusers", "pillow"),
@@ -63,8 +48,6 @@ LIBRARIES: Mapping[Part, tuple[str, ...]] = {
 """Distributions besides torch whose version can change what a part computes."""
 
 ALL_PARTS: tuple[Part, ...] = ("encoders", "transformer", "codec")
-
-SETTINGS = "framepack.json"
 
 SHIPPED_TINY = Path(__file__).parent / "weights" / "tiny"
 """Trained weights of ``tiny`` in this package."""
@@ -86,17 +69,27 @@ class Preset:
     Attributes:
         name: As a request spells it; also a key of `GENERATION_CONFIGS`.
         precision: By device type.
-        transformer: Hub repository with the transformer at its top; None if it is built here.
+        transformer: Hub repository with the transformer at its top, the rest being the base
+            model's.
+        repository: Hub repository with all folders. Of neither: the weights are built here.
+        base: Key of `framepack.families.FAMILIES`.
     """
 
     name: str
     precision: Mapping[str, Precision]
     transformer: str | None = None
+    repository: str | None = None
+    base: str = "hunyuan-video"
 
     @property
     def config(self) -> GenerationConfig:
         """Defaults of the method."""
         return GENERATION_CONFIGS[self.name]
+
+    @property
+    def family(self) -> Family:
+        """How its parts load."""
+        return FAMILIES[self.base]
 
 
 _BASE_REPOSITORY = "hunyuanvideo-community/HunyuanVideo"
@@ -110,12 +103,20 @@ _RELEASED = {
     "cpu": Precision(torch.bfloat16, torch.float32, torch.float32),
 }
 
+_HELIOS = {
+    # diffusers' example: the autoencoder of Wan in fp32, the rest in bf16.
+    "cuda": Precision(torch.bfloat16, torch.bfloat16, torch.float32),
+    "cpu": Precision(torch.bfloat16, torch.float32, torch.float32),
+}
+
 PRESETS: Mapping[str, Preset] = {
     preset.name: preset
     for preset in (
         Preset("framepack-i2v", _RELEASED, "lllyasviel/FramePackI2V_HY"),
         Preset("framepack-f1", _RELEASED, "lllyasviel/FramePack_F1_I2V_HY_20250503"),
+        Preset("helios-base", _HELIOS, repository="BestWishYsh/Helios-Base", base="wan"),
         Preset("tiny", {"cuda": _FP32, "cpu": _FP32}),
+        Preset("tiny-wan", {"cuda": _FP32, "cpu": _FP32}, base="wan"),
     )
 }
 """By the name a request uses."""
@@ -162,42 +163,29 @@ class Models:
     @cached_property
     def encoders(self) -> Encoders:
         """The models of `framepack.generation.encode`, the codec included. Raises WeightsError."""
-        folder, device, dtype = self.folder, self.device, self.precision.encoders
-        template = self._template()
-        return Encoders(
-            prompt=load_prompt_encoder(
-                folder("text_encoder"), folder("tokenizer"), template, device, dtype
-            ),
-            pooled=load_pooled_encoder(
-                folder("text_encoder_2"), folder("tokenizer_2"), device, dtype
-            ),
-            image=load_image_encoder(
-                folder("image_encoder"), folder("feature_extractor"), device, dtype
-            ),
-            codec=self.codec,
-        )
+        return self.preset.family.encoders(self._sources, self.precision.encoders, self.codec)
 
     @cached_property
-    def transformer(self) -> PackedHunyuanVideo:
+    def transformer(self) -> PackedModel[Any]:
         """The packed transformer in its inference form, LoRAs merged. Raises WeightsError."""
-        return fuse(self.released_transformer())
+        model: PackedModel[Any] = self.preset.family.infer(self.released_transformer())
+        return model
 
-    def released_transformer(self) -> PackedHunyuanVideo:
+    def released_transformer(self) -> Transformer:
         """The same with the released tensors, as files have them. Raises WeightsError."""
-        model = load_transformer(
-            self.folder("transformer"), self.device, self.precision.transformer
-        )
+        family = self.preset.family
+        model: Transformer = family.transformer(self._sources, self.precision.transformer)
         for file in self.loras:
             merge_lora(model, read_lora(file.path, weight_shapes(model)), file.scale)
         return model
 
     @cached_property
-    def codec(self) -> HunyuanVideoCodec:
-        """The video autoencoder as a `SectionCodec`. Raises WeightsError."""
-        return load_codec(self.folder("vae"), self.device, self.precision.codec)
+    def codec(self) -> Codec:
+        """The video autoencoder. Raises WeightsError."""
+        return self.preset.family.codec(self._sources, self.precision.codec)
 
     def folder(self, name: str) -> Path:
-        """Where a subfolder of `FOLDERS` lies on this machine; downloads it if it must.
+        """Where a subfolder of the family's lies on this machine; downloads it if it must.
 
         Raises:
             WeightsError: It is not in the local folder given, or cannot be had from the hub.
@@ -207,34 +195,38 @@ class Models:
             return self._from_hub(name)
         if (root / name).is_dir():
             return root / name
-        if self.preset.transformer is not None and (root / "config.json").is_file():
+        if self._on_hub and (root / "config.json").is_file():
             return root if name == "transformer" else self._from_hub(name)
         raise WeightsError(f"{root} has no folder {name!r}; preset {self.preset.name} needs it")
 
     @cached_property
     def _root(self) -> Path | None:
-        if self._weights is not None or self.preset.transformer is not None:
+        if self._weights is not None or self._on_hub:
             return self._weights
-        return tiny_folder()
+        return tiny_folder(self.preset)
+
+    @property
+    def _on_hub(self) -> bool:
+        return self.preset.transformer is not None or self.preset.repository is not None
+
+    @property
+    def _sources(self) -> Sources:
+        settings = None if self._root is None else self._root / SETTINGS
+        stated = settings is not None and settings.is_file()
+        return Sources(
+            folder=self.folder,
+            settings=settings if stated else None,
+            device=self.device,
+            window=self.preset.config.window,
+        )
 
     def _from_hub(self, name: str) -> Path:
+        if self.preset.repository is not None:
+            return _download(self.preset.repository, name)
         if name == "transformer":
             return _download(str(self.preset.transformer), "")
         vision = name in _VISION_FOLDERS
         return _download(_VISION_REPOSITORY if vision else _BASE_REPOSITORY, name)
-
-    def _template(self) -> PromptTemplate:
-        if self._root is None or not (self._root / SETTINGS).is_file():
-            return released_template()
-        settings = read_json(self._root / SETTINGS)
-        try:
-            return PromptTemplate(
-                text=settings["prompt_template"],
-                crop_start=settings["prompt_crop_start"],
-                max_tokens=settings["prompt_max_tokens"],
-            )
-        except KeyError as error:
-            raise WeightsError(f"{self._root / SETTINGS} does not state {error}") from None
 
 
 def load_preset(
@@ -299,12 +291,12 @@ def engine_fingerprint(
     details |= library_versions(("torch", *sorted({n for p in parts for n in LIBRARIES[p]})))
     for part in parts:
         details[f"dtype.{part}"] = str(getattr(models.precision, part)).removeprefix("torch.")
-        for name in FOLDERS[part]:
+        for name in models.preset.family.folders[part]:
             details[f"weights.{name}"] = files_sha256(models.folder(name), cache)
     if "transformer" in parts:
         for number, lora in enumerate(models.loras):
             details[f"lora.{number}"] = f"{file_sha256(lora.path, cache)} x {lora.scale}"
-        details["transformer"] = FORM
+        details["transformer"] = models.preset.family.form
         details["attention"] = "torch scaled_dot_product_attention"
         details["step_cache"] = repr(step_cache)
     if "codec" in parts:
@@ -323,20 +315,21 @@ def _download(repository: str, subfolder: str) -> Path:
     return Path(snapshot, subfolder)
 
 
-def tiny_folder(cache: Path | None = None) -> Path:
-    """The weights of ``tiny``: the shipped ones, or random ones, built once and kept.
+def tiny_folder(preset: Preset, cache: Path | None = None) -> Path:
+    """The weights of a preset that is not on the hub: shipped, or random, built once and kept.
 
     Args:
+        preset: ``tiny`` is shipped; others are random.
         cache: Where to keep them; default: the user's cache.
     """
-    if (SHIPPED_TINY / SETTINGS).is_file():
+    if preset.name == "tiny" and (SHIPPED_TINY / SETTINGS).is_file():
         return SHIPPED_TINY
-    cache = cache or cached_assets_path("framepack", namespace="tiny")
+    cache = cache or cached_assets_path("framepack", namespace=preset.name)
     folder = cache / "random-1"
     if not folder.is_dir():
         partial = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))
         try:
-            build_folder(partial)
+            preset.family.build(partial)
             partial.chmod(0o755)
             partial.rename(folder)
         except OSError:

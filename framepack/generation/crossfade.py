@@ -30,6 +30,12 @@ class CrossFade:
     @staticmethod
     def check(plan: Plan) -> None:
         """See `Delivery`. Every section must touch the one sampled before it, on one side."""
+        if plan.config.sections_apart:
+            raise InvalidRequest(
+                "delivery",
+                f"official cross-fades sections, which preset {plan.request.preset} decodes each "
+                "alone; use aligned",
+            )
         pairs = list(pairwise(plan.sections))
         onward = all(a.frames[-1] + 1 == b.frames[0] for a, b in pairs)
         backward = all(b.frames[-1] + 1 == a.frames[0] for a, b in pairs)

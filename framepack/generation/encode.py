@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from framepack.generation.conditioning import Conditioning, Prompt
 from framepack.generation.plan import Plan
@@ -14,6 +16,7 @@ from framepack.media.images import fit_image
 from framepack.models.codec import SectionCodec
 from framepack.models.image import ImageEncoder
 from framepack.models.text import PooledEncoder, PromptEncoder
+from framepack.models.wan_text import NoImageTokens, NoPooledText, WanPromptEncoder
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,9 @@ class Encoders:
         codec: Picture to the start latent.
     """
 
-    prompt: PromptEncoder
-    pooled: PooledEncoder
-    image: ImageEncoder
+    prompt: PromptEncoder | WanPromptEncoder
+    pooled: PooledEncoder | NoPooledText
+    image: ImageEncoder | NoImageTokens
     codec: SectionCodec
 
 
@@ -37,7 +40,8 @@ def encode(encoders: Encoders, plan: Plan, image: UInt8[np.ndarray, "h w 3"]) ->
     """Encode a job's prompts and picture.
 
     The image encoder and the codec see the same picture, cropped to the video's size. The start
-    latent is sampled with `start_generator` of the request's seed. A negative prompt is encoded
+    latent is sampled with `start_generator` of the request's seed, and so is the noise that some
+    presets want it shown with. A negative prompt is encoded
     only where it has an effect, that is, with a cfg_scale other than 1.
 
     Args:
@@ -51,14 +55,28 @@ def encode(encoders: Encoders, plan: Plan, image: UInt8[np.ndarray, "h w 3"]) ->
     request = plan.request
     pixels = fit_image(image, (plan.height, plan.width))
     negative = None
-    if request.cfg_scale != 1.0:
+    if plan.cfg_scale != 1.0:
         negative = _prompt(encoders, request.negative_prompt)
+    generator = start_generator(request.seed)
+    start = encoders.codec.encode_image(pixels, generator)
+    if plan.config.start_noise is not None:
+        start = noised_start(start, plan.config.start_noise, generator)
     return Conditioning(
         prompts=tuple(_prompt(encoders, prompt) for prompt in plan.prompts),
         negative=negative,
         image=encoders.image.encode(pixels),
-        start=encoders.codec.encode_image(pixels, start_generator(request.seed)),
+        start=start,
     )
+
+
+def noised_start(
+    start: Float[Tensor, "1 c 1 h w"], levels: tuple[float, float], generator: torch.Generator
+) -> Float[Tensor, "1 c 1 h w"]:
+    """The start latent on its way to noise, at a level drawn between two (Helios)."""
+    low, high = levels
+    level = low + (high - low) * torch.rand(1, generator=generator)
+    noise = torch.randn(start.shape, generator=generator)
+    return (1 - level) * start + level * noise
 
 
 def _prompt(encoders: Encoders, prompt: str) -> Prompt:

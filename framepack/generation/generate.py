@@ -97,7 +97,9 @@ def sampling_settings(plan: Plan, step_cache: StepCacheFactory | None = None) ->
     return SamplingSettings(
         steps=plan.steps,
         guidance_scale=plan.guidance_scale,
-        cfg_scale=plan.request.cfg_scale,
+        cfg_scale=plan.cfg_scale,
+        sampler=plan.config.sampler,
+        first_sigma=plan.config.first_sigma,
         step_cache=step_cache,
     )
 

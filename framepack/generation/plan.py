@@ -7,7 +7,7 @@ that runs later, in one process or in many, reads the plan and decides nothing a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from framepack.errors import InvalidRequest
@@ -36,8 +36,15 @@ class GenerationConfig:
         buckets: Video sizes (height, width) in pixels.
         order: Default sampling order.
         steps: Default number of denoising steps.
-        guidance_scale: Default distilled guidance.
+        guidance_scale: Default distilled guidance; None where the model has no such embedding.
+        cfg_scale: Default classifier-free guidance; 1 is none.
         kernels: Patchify kernels that the checkpoint has projections for.
+        sampler: Key of `framepack.generation.samplers.SAMPLERS`.
+        first_sigma: First noise level before the shift.
+        start_noise: Noise level, drawn from this range, at which the start picture's latent is
+            shown; None shows it clean.
+        sections_apart: Each section is a clip of its own to the codec: its first latent frame is
+            one pixel frame, and the start picture is not shown.
     """
 
     window: int = 9
@@ -47,14 +54,46 @@ class GenerationConfig:
     buckets: tuple[Size, ...] = OFFICIAL_BUCKETS
     order: str = "inverted"
     steps: int = 25
-    guidance_scale: float = 10.0
+    guidance_scale: float | None = 10.0
+    cfg_scale: float = 1.0
     kernels: tuple[Kernel, ...] = (Kernel(1, 2, 2), Kernel(2, 4, 4), Kernel(4, 8, 8))
+    sampler: str = "unipc_bh1"
+    first_sigma: float = 1.0
+    start_noise: tuple[float, float] | None = None
+    sections_apart: bool = False
 
+    @property
+    def section_frames(self) -> int:
+        """Pixel frames that a section adds to the video."""
+        latent_frames = self.window - 1 if self.sections_apart else self.window
+        return self.temporal_compression * latent_frames + self.sections_apart
+
+
+HELIOS = GenerationConfig(
+    fps=24,
+    buckets=((384, 640), (496, 496), (640, 384)),
+    order="forward",
+    steps=50,
+    guidance_scale=None,
+    cfg_scale=5.0,
+    sampler="unipc_flow",
+    first_sigma=0.999,
+    start_noise=(0.111, 0.135),
+    sections_apart=True,
+)
+"""Helios-Base as its diffusers pipeline runs it by default.
+
+It was trained at 384 x 640; the other sizes have as many tokens."""
+
+
+_TINY_BUCKETS = ((48, 80), (64, 64), (80, 48))
 
 GENERATION_CONFIGS: dict[str, GenerationConfig] = {
     "framepack-i2v": GenerationConfig(order="inverted"),
     "framepack-f1": GenerationConfig(order="forward"),
-    "tiny": GenerationConfig(buckets=((48, 80), (64, 64), (80, 48)), steps=16),
+    "helios-base": HELIOS,
+    "tiny": GenerationConfig(buckets=_TINY_BUCKETS, steps=16),
+    "tiny-wan": replace(HELIOS, buckets=_TINY_BUCKETS, steps=8),
 }
 """By preset name. How each preset's weights are found and loaded is `framepack.presets`."""
 
@@ -87,7 +126,7 @@ class GenerationRequest:
     order: str | None = None
     schedule: str | None = None
     guidance_scale: float | None = None
-    cfg_scale: float = 1.0
+    cfg_scale: float | None = None
     negative_prompt: str = ""
     later_prompts: tuple[PromptAt, ...] = ()
 
@@ -126,6 +165,12 @@ class Plan:
         return tuple(section.frames[0] // self.config.window for section in self.sections)
 
     @property
+    def cfg_scale(self) -> float:
+        """Classifier-free guidance; 1 is none."""
+        asked = self.request.cfg_scale
+        return self.config.cfg_scale if asked is None else asked
+
+    @property
     def num_latent_frames(self) -> int:
         """Latent frames of the whole video, the start picture's included."""
         return self.config.window * len(self.sections) + 1
@@ -133,7 +178,8 @@ class Plan:
     @property
     def num_pixel_frames(self) -> int:
         """Frames of the finished video."""
-        return self.config.temporal_compression * (self.num_latent_frames - 1) + 1
+        start = 0 if self.config.sections_apart else 1
+        return self.config.section_frames * len(self.sections) + start
 
     @property
     def duration_seconds(self) -> float:
@@ -149,7 +195,7 @@ class Plan:
 
 def num_sections(seconds: float, config: GenerationConfig) -> int:
     """Sections for a duration: at least one, halves rounded to even, as the official code does."""
-    return max(1, round(config.fps * seconds / (config.temporal_compression * config.window)))
+    return max(1, round(config.fps * seconds / config.section_frames))
 
 
 def prompt_starts(request: GenerationRequest, config: GenerationConfig) -> tuple[int, ...]:
@@ -159,7 +205,7 @@ def prompt_starts(request: GenerationRequest, config: GenerationConfig) -> tuple
         InvalidRequest: A prompt starts outside the video, or in no later section than the one
             before it, which would then never be told.
     """
-    length = config.temporal_compression * config.window / config.fps
+    length = config.section_frames / config.fps
     count, starts = num_sections(request.seconds, config), [0]
     for later in request.later_prompts:
         start = int(later.seconds / length)
@@ -188,12 +234,13 @@ def plan_generation(request: GenerationRequest, image_size: Size) -> Plan:
     order_name = request.order or config.order
     order = _named(ORDERS, "order", order_name)
     steps = config.steps if request.steps is None else request.steps
-    guidance = config.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    guidance = _guidance(request, config)
     _check("seconds", request.seconds, 0.1, MAX_SECONDS)
     _check("steps", steps, 1, MAX_STEPS)
     _check("seed", request.seed, 0, MAX_SEED)
     _check("guidance_scale", guidance, 0.0, MAX_GUIDANCE)
-    _check("cfg_scale", request.cfg_scale, 1.0, MAX_CFG)
+    if request.cfg_scale is not None:
+        _check("cfg_scale", request.cfg_scale, 1.0, MAX_CFG)
     schedule = parse_schedule(request.schedule or order.default_schedule)
     if schedule.window != config.window:
         raise InvalidRequest(
@@ -216,6 +263,17 @@ def plan_generation(request: GenerationRequest, image_size: Size) -> Plan:
             num_sections(request.seconds, config), schedule, prompt_starts(request, config)
         ),
     )
+
+
+def _guidance(request: GenerationRequest, config: GenerationConfig) -> float:
+    """Distilled guidance, 0 for a model that has none."""
+    if config.guidance_scale is None and request.guidance_scale is not None:
+        raise InvalidRequest(
+            "guidance_scale",
+            f"preset {request.preset} has no distilled guidance: leave it out and use cfg_scale",
+        )
+    chosen = config.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    return chosen or 0.0
 
 
 def _check_sampled(schedule: PackingSchedule, preset: str, config: GenerationConfig) -> None:

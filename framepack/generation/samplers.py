@@ -24,6 +24,8 @@ Denoise = Callable[[Latents, Float[Tensor, ""]], Latents]
 
 Sampler = Callable[[Denoise, Latents, Float[Tensor, " n"]], Iterator["SamplerStep"]]
 Variant = Literal["bh1", "bh2"]
+Signal = Callable[[float], float]
+"""Noise level to the coefficient alpha of the data, in lambda = ln(alpha / sigma)."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,14 @@ def sample_unipc(
     *,
     variant: Variant = "bh1",
     max_order: int = 3,
+    signal: Signal = lambda sigma: 1.0,
 ) -> Iterator[SamplerStep]:
     """UniPC for flow matching, predicting data (Zhao et al. 2023, "UniPC", algorithms 1 and 2).
 
-    Log signal-to-noise is taken as lambda = -ln sigma with signal coefficient 1. Each node is
-    evaluated once, at the predictor's point, and the corrector reuses that evaluation. The last
-    noise level, 0,
-    is never used: the result is the last estimate, at ``sigmas[-2]``, as in the official code.
+    The released FramePack models take a signal coefficient of 1, so lambda = -ln sigma; the flow's
+    own is 1 - sigma. Each node is evaluated once, at the predictor's point, and the corrector
+    reuses that evaluation. The last noise level, 0, is never used: the result is the last estimate,
+    at ``sigmas[-2]``, as in the official code.
     """
     steps = len(sigmas) - 1
     order = min(max_order, steps - 1)
@@ -65,7 +68,7 @@ def sample_unipc(
         if index == 0:
             estimate = denoise(x, sigma)
         else:
-            update = _Update(nodes[-min(index, order) :], x, float(sigma), variant)
+            update = _Update(nodes[-min(index, order) :], x, float(sigma), variant, signal)
             estimate = denoise(update.predict(), sigma)
             x = update.correct(estimate)
         nodes = [*nodes, (float(sigma), estimate)][-max(order, 1) :]
@@ -80,33 +83,45 @@ class _Update:
         x: Corrected latents at the latest node.
         sigma: The noise level to reach.
         variant: bh1 takes B(h) = h, bh2 takes B(h) = exp(h) - 1.
+        signal: alpha of a noise level.
     """
 
     def __init__(
-        self, nodes: list[tuple[float, Tensor]], x: Latents, sigma: float, variant: Variant
+        self,
+        nodes: list[tuple[float, Tensor]],
+        x: Latents,
+        sigma: float,
+        variant: Variant,
+        signal: Signal,
     ) -> None:
         *earlier, (sigma_s, self.m_s) = nodes
-        h = math.log(sigma_s / sigma)
+        alpha, alpha_s = signal(sigma), signal(sigma_s)
+
+        def since_s(other: float) -> float:
+            """Lambda of a noise level minus that of s."""
+            return math.log(signal(other) * sigma_s / (alpha_s * other))
+
+        h = since_s(sigma)
         self.p = len(nodes)
-        ratio = sigma / sigma_s
-        e = ratio - 1
-        self.big_b = -h if variant == "bh1" else math.expm1(-h)
-        self.r = [math.log(sigma_s / other) / h for other, _ in reversed(earlier)] + [1.0]
-        self.b = _phi(self.p, -h, e, self.big_b)
+        e = (alpha_s * sigma) / (alpha * sigma_s) - 1
+        big_b = -h if variant == "bh1" else math.expm1(-h)
+        self.scaled_b = alpha * big_b
+        self.r = [since_s(other) / h for other, _ in reversed(earlier)] + [1.0]
+        self.b = _phi(self.p, -h, e, big_b)
         self.d = [(m - self.m_s) / r for (_, m), r in zip(reversed(earlier), self.r, strict=False)]
-        self.base = ratio * x - e * self.m_s
+        self.base = sigma / sigma_s * x - alpha * e * self.m_s
 
     def predict(self) -> Latents:
         """UniP: extrapolate from the known nodes."""
         if self.p == 1:
             return self.base
         rho = [0.5] if self.p == 2 else self._solve(self.p - 1)
-        return self.base - self.big_b * _weighted(rho, self.d)
+        return self.base - self.scaled_b * _weighted(rho, self.d)
 
     def correct(self, m_t: Latents) -> Latents:
         """UniC: include the evaluation at the predicted point."""
         rho = [0.5] if self.p == 1 else self._solve(self.p)
-        return self.base - self.big_b * _weighted(rho, [*self.d, m_t - self.m_s])
+        return self.base - self.scaled_b * _weighted(rho, [*self.d, m_t - self.m_s])
 
     def _solve(self, size: int) -> list[float]:
         rows = [[r**power for r in self.r[:size]] for power in range(size)]
@@ -137,5 +152,6 @@ def _weighted(weights: list[float], terms: list[Latents]) -> Latents:
 SAMPLERS: dict[str, Sampler] = {
     "unipc_bh1": sample_unipc,
     "unipc_bh2": partial(sample_unipc, variant="bh2"),
+    "unipc_flow": partial(sample_unipc, variant="bh2", max_order=2, signal=lambda s: 1 - s),
 }
-"""By name. The released models are sampled with ``unipc_bh1``."""
+"""By name. The released models are sampled with ``unipc_bh1``, Helios with ``unipc_flow``."""

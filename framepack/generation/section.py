@@ -32,6 +32,7 @@ class SamplingSettings:
         guidance_scale: Distilled guidance, an embedding.
         cfg_scale: Real classifier-free guidance; 1 evaluates the positive branch alone.
         sampler: Key of `SAMPLERS`.
+        first_sigma: First noise level before the shift.
         step_cache: Makes a cache for each branch of each section; None computes every step.
     """
 
@@ -39,6 +40,7 @@ class SamplingSettings:
     guidance_scale: float = 10.0
     cfg_scale: float = 1.0
     sampler: str = "unipc_bh1"
+    first_sigma: float = 1.0
     step_cache: StepCacheFactory | None = None
 
 
@@ -92,7 +94,7 @@ def sample_section(
     denoise = _denoiser(model, conditioning, section, history, settings)
     height, width = conditioning.start.shape[-2:]
     tokens = Level(len(section.frames), BASE_KERNEL).tokens(height, width)
-    sigmas = shifted_sigmas(settings.steps, shift_exponent(tokens))
+    sigmas = shifted_sigmas(settings.steps, shift_exponent(tokens), settings.first_sigma)
     estimate = noise
     for step in SAMPLERS[settings.sampler](denoise, noise, sigmas):
         estimate = step.estimate
@@ -147,10 +149,10 @@ def _denoiser(
     @torch.inference_mode()
     def denoise(latents: Latents, sigma: Float[Tensor, ""]) -> Latents:
         # Rounded to the model's dtype as the official code does: the data estimate below starts
-        # from the rounded latents, and a bf16 timestep snaps to multiples of four near 1000.
+        # from the rounded latents.
         rounded = latents.to(model.dtype)
         # Left where the sigmas are: a model that keeps what belongs to a timestep need not wait.
-        timestep = (sigma * 1000).to(model.dtype)[None]
+        timestep = (sigma * 1000)[None]
         velocity = model.predict(rounded, timestep, *positive)
         if negative is not None:
             away = model.predict(rounded, timestep, *negative)

@@ -20,13 +20,14 @@ def shift_exponent(target_tokens: int) -> float:
     return min(slope * (target_tokens - 256) + 0.5, math.log(MAX_SHIFT))
 
 
-def shifted_sigmas(steps: int, exponent: float) -> Float[Tensor, " n"]:
+def shifted_sigmas(steps: int, exponent: float, first: float = 1.0) -> Float[Tensor, " n"]:
     """``steps + 1`` noise levels from 1 to 0, fp32 on the CPU.
 
     Args:
         steps: Number of denoising steps.
         exponent: Logarithm of the shift.
+        first: Where the line begins before the shift.
     """
-    t = torch.linspace(1, 0, steps + 1)
+    t = torch.linspace(first, 0, steps + 1)
     shift = math.exp(exponent)
     return shift / (shift + (1 / t - 1))

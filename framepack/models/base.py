@@ -106,7 +106,8 @@ class PackedModel(Protocol, Generic[P]):
 
         Args:
             latents: (b, c, t, h, w) noisy target in the model's dtype.
-            timestep: (b,) noise level times 1000, in the model's dtype, on any device.
+            timestep: (b,) noise level times 1000, fp32, on any device; a model rounds it as it was
+                trained.
             prepared: What `prepare` returned.
             cache: May skip the blocks.
         """

@@ -34,10 +34,20 @@ class Tiling:
     temporal_compression: int
 
     def __post_init__(self) -> None:
-        if not (self.stride < self.window <= 2 * self.stride + 1):
-            raise ValueError(f"windows must overlap, but only with their neighbours: {self}")
+        if not (self.stride <= self.window <= 2 * self.stride + 1):
+            raise ValueError(f"windows must leave no gap and reach neighbours only: {self}")
+        if self.apart and self.blend:
+            raise ValueError(f"windows that share no latent frame cannot fade: {self}")
         if self.blend > self.stride * self.temporal_compression:
             raise ValueError(f"a fade must end before the next one begins: {self}")
+
+    @property
+    def apart(self) -> bool:
+        """Windows share no latent frame: each is a clip of its own, its first frame shown.
+
+        They begin after latent frame 0, the start picture's, which is then in none.
+        """
+        return self.stride == self.window
 
     def grid(self, num_latent_frames: int) -> WindowGrid:
         """The windows of a video of so many latent frames."""
@@ -50,7 +60,7 @@ class WindowGrid:
 
     Window k > 0 gives away its first pixel frame (the causal codec makes it from one latent frame
     alone), fades in over the next ``blend`` frames from the end of window k - 1, and is shown up to
-    where window k + 1 begins.
+    where window k + 1 begins. Windows that lie `apart` give away and fade nothing.
     """
 
     tiling: Tiling
@@ -59,24 +69,29 @@ class WindowGrid:
     @property
     def num_windows(self) -> int:
         """Windows that show anything: a window of one latent frame at the end shows nothing."""
+        if self.tiling.apart:
+            return -((1 - self.num_latent_frames) // self.tiling.window)  # ceil
         if self.num_latent_frames < self.tiling.window:
             return 1
         return 1 + (self.num_latent_frames - 2) // self.tiling.stride
 
     def latents(self, window: int) -> range:
         """Latent frame numbers that a window decodes."""
-        first = window * self.tiling.stride
+        first = window * self.tiling.stride + self.tiling.apart
         return range(first, min(first + self.tiling.window, self.num_latent_frames))
 
     def containing(self, latent_frame: int) -> range:
         """The windows that decode a latent frame."""
-        t = self.tiling
+        t, latent_frame = self.tiling, latent_frame - self.tiling.apart
         first = -((t.window - 1 - latent_frame) // t.stride)  # ceil
         return range(max(0, first), min(latent_frame // t.stride + 1, self.num_windows))
 
     def frames(self, window: int) -> range:
         """Pixel frame numbers that a window yields, its given-away first frame left out."""
         latents, scale = self.latents(window), self.tiling.temporal_compression
+        if self.tiling.apart:
+            first = window * (scale * (self.tiling.window - 1) + 1)
+            return range(first, first + scale * (len(latents) - 1) + 1)
         return range(scale * latents[0] + (window > 0), scale * latents[-1] + 1)
 
     def seam(self, window: int) -> range:

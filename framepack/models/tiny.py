@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ _SEEDING = threading.Lock()
 """Held while weights are drawn from torch's global generator, which all threads share."""
 
 _SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
-_PAD, _UNK, _BOS, _EOS = range(len(_SPECIAL))
+PAD, _UNK, _BOS, EOS = range(len(_SPECIAL))
+"""Numbers of the special tokens."""
 
 _WORDS = (
     "a an and of on over the that with in to from at is are , . : video shows "
@@ -54,6 +56,9 @@ _WORDS = (
 )
 WORDS: tuple[str, ...] = tuple(_WORDS.split())
 """The closed vocabulary, special tokens left out."""
+
+VOCABULARY = (*_SPECIAL, *WORDS)
+"""All tokens, by number."""
 
 PROMPT = {
     "prompt_template": "the video shows {}",
@@ -131,17 +136,24 @@ def build_folder(path: Path, size: str = "tiny", seed: int = 0) -> None:
     """
     chosen = SIZES[size]
     path.mkdir(parents=True, exist_ok=True)
-    with _SEEDING, torch.random.fork_rng(devices=[]), without_progress_bars():
-        torch.manual_seed(seed)
+    with seeded(seed):
         save_transformer(PackedHunyuanVideo(chosen.transformer), path / "transformer")
         _vae(chosen).save_pretrained(path / "vae")
         _llama(chosen).save_pretrained(path / "text_encoder")
         _clip(chosen).save_pretrained(path / "text_encoder_2")
         _siglip(chosen).save_pretrained(path / "image_encoder")
     for name, length in (("tokenizer", None), ("tokenizer_2", _POOLED_TOKENS)):
-        _tokenizer(length).save_pretrained(path / name)
-    _write_json(path / "feature_extractor" / "preprocessor_config.json", _preprocessing())
-    _write_json(path / "framepack.json", PROMPT)
+        make_tokenizer(length).save_pretrained(path / name)
+    write_json(path / "feature_extractor" / "preprocessor_config.json", _preprocessing())
+    write_json(path / "framepack.json", PROMPT)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from torch's global generator as if nobody else did, and leave it as it was."""
+    with _SEEDING, torch.random.fork_rng(devices=[]), without_progress_bars():
+        torch.manual_seed(seed)
+        yield
 
 
 def _vae(size: Size) -> Any:
@@ -160,14 +172,14 @@ def _llama(size: Size) -> Any:
     width = size.transformer.text_embed_dim
     return LlamaModel(
         LlamaConfig(
-            vocab_size=len(_SPECIAL) + len(WORDS),
+            vocab_size=len(VOCABULARY),
             hidden_size=width,
             intermediate_size=2 * width,
             num_hidden_layers=size.encoder_layers + 2,
             num_attention_heads=2,
-            pad_token_id=_PAD,
+            pad_token_id=PAD,
             bos_token_id=_BOS,
-            eos_token_id=_EOS,
+            eos_token_id=EOS,
         )
     )
 
@@ -176,15 +188,15 @@ def _clip(size: Size) -> Any:
     width = size.transformer.pooled_projection_dim
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(_SPECIAL) + len(WORDS),
+            vocab_size=len(VOCABULARY),
             hidden_size=width,
             intermediate_size=2 * width,
             num_hidden_layers=size.encoder_layers,
             num_attention_heads=2,
             max_position_embeddings=_POOLED_TOKENS,
-            pad_token_id=_PAD,
+            pad_token_id=PAD,
             bos_token_id=_BOS,
-            eos_token_id=_EOS,
+            eos_token_id=EOS,
         )
     )
 
@@ -203,20 +215,27 @@ def _siglip(size: Size) -> Any:
     )
 
 
-def _tokenizer(length: int | None) -> Any:
-    vocabulary = {word: number for number, word in enumerate((*_SPECIAL, *WORDS))}
+def make_tokenizer(length: int | None = None, *, begins: bool = True) -> Any:
+    """A tokenizer of whole words.
+
+    Args:
+        length: Tokens its model takes, if that is limited.
+        begins: Put a token in front of each text, as Llama and CLIP do and T5 does not.
+    """
+    vocabulary = {word: number for number, word in enumerate(VOCABULARY)}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=_SPECIAL[_UNK]))
     tokenizer.normalizer = Lowercase()
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(
-        single="<bos> $A <eos>", special_tokens=[("<bos>", _BOS), ("<eos>", _EOS)]
+        single="<bos> $A <eos>" if begins else "$A <eos>",
+        special_tokens=[("<bos>", _BOS), ("<eos>", EOS)],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token=_SPECIAL[_PAD],
+        pad_token=_SPECIAL[PAD],
         unk_token=_SPECIAL[_UNK],
         bos_token=_SPECIAL[_BOS],
-        eos_token=_SPECIAL[_EOS],
+        eos_token=_SPECIAL[EOS],
         **({} if length is None else {"model_max_length": length}),
     )
 
@@ -235,6 +254,7 @@ def _preprocessing() -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """A JSON file, its folder made if absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -67,18 +67,24 @@ def load_codec(folder: Path, device: torch.device, dtype: torch.dtype) -> Hunyua
     Raises:
         WeightsError: The folder holds no such VAE, or its tensors are not exactly the model's.
     """
-    try:
-        vae, info = AutoencoderKLHunyuanVideo.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"no HunyuanVideo VAE in {folder}: {error}") from error
-    wrong = {kind: keys for kind, keys in info.items() if keys}
-    if wrong:
-        raise WeightsError(f"the VAE in {folder} does not fit its config.json: {wrong}")
+    vae = load_vae(AutoencoderKLHunyuanVideo, folder, dtype)
     if device.type == "cpu" and dtype is torch.float32:
         use_onednn_convolutions(vae)
     return HunyuanVideoCodec(vae.to(device))
+
+
+def load_vae(vae_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """One of diffusers' autoencoders from its folder, on the CPU. Raises WeightsError."""
+    try:
+        vae, info = vae_class.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"no {vae_class.__name__} in {folder}: {error}") from error
+    wrong = {kind: keys for kind, keys in info.items() if keys}
+    if wrong:
+        raise WeightsError(f"the VAE in {folder} does not fit its config.json: {wrong}")
+    return vae
 
 
 class OneDnnConv3d(nn.Conv3d):

@@ -80,5 +80,5 @@ def section_cost(plan: Plan) -> float:
     """Predicted work of one section, in thousands of tokens through the transformer."""
     tokens = plan.schedule.target_tokens(*plan.latent_size)
     tokens += plan.schedule.context_tokens(*plan.latent_size)
-    passes = 2 if plan.request.cfg_scale > 1 else 1
+    passes = 2 if plan.cfg_scale > 1 else 1
     return plan.steps * passes * tokens / 1000

@@ -81,7 +81,7 @@ class JobRequest(BaseModel):
     order: Annotated[str, Field(max_length=64)] | None = None
     schedule: Annotated[str, Field(max_length=200)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE)] | None = None
-    cfg_scale: Annotated[float, Field(ge=1, le=MAX_CFG)] = 1.0
+    cfg_scale: Annotated[float, Field(ge=1, le=MAX_CFG)] | None = None
     negative_prompt: Text = ""
 
     def to_generation(self) -> GenerationRequest:

@@ -25,13 +25,15 @@ class PresetView(View):
 
     Attributes:
         sizes: The video takes the one whose shape is nearest to the picture's.
+        guidance_scale: None where the model has no distilled guidance.
         section_frames: Frames a section makes; a video is whole sections and the picture.
     """
 
     name: str
     order: str
     steps: int
-    guidance_scale: float
+    guidance_scale: float | None
+    cfg_scale: float
     fps: int
     section_frames: int
     sizes: list[SizeView]

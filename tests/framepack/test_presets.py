@@ -138,21 +138,21 @@ def test_the_fingerprint_of_a_part_ignores_the_others(weights: Path, tmp_path: P
 
 
 def test_tiny_is_shipped_or_built_once(tmp_path: Path) -> None:
-    folder = tiny_folder(tmp_path)
+    folder = tiny_folder(PRESETS["tiny"], tmp_path)
     assert load_preset("tiny", folder, "cpu").folder("vae") == folder / "vae"
     if not folder.is_relative_to(tmp_path):
         return
     before = (folder / "framepack.json").stat().st_mtime_ns
-    assert tiny_folder(tmp_path) == folder
+    assert tiny_folder(PRESETS["tiny"], tmp_path) == folder
     assert (folder / "framepack.json").stat().st_mtime_ns == before
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
 def test_builders_at_once_agree(tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool:
-        folders = set(pool.map(tiny_folder, [tmp_path] * 3))
+        folders = set(pool.map(tiny_folder, [PRESETS["tiny-wan"]] * 3, [tmp_path] * 3))
     (folder,) = folders
     if folder.is_relative_to(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == [folder.name]
-        build_folder(tmp_path / "alone")
+        PRESETS["tiny-wan"].family.build(tmp_path / "alone")
         assert files_sha256(folder) == files_sha256(tmp_path / "alone")

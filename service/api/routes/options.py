@@ -38,7 +38,8 @@ def _preset(name: str) -> PresetView:
         order=config.order,
         steps=config.steps,
         guidance_scale=config.guidance_scale,
+        cfg_scale=config.cfg_scale,
         fps=config.fps,
-        section_frames=config.window * config.temporal_compression,
+        section_frames=config.section_frames,
         sizes=[SizeView(width=width, height=height) for height, width in config.buckets],
     )

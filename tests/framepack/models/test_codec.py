@@ -48,10 +48,22 @@ def test_containing_is_the_inverse_of_latents(tiling: Tiling) -> None:
     assert all(b.start > a.start for a, b in pairwise(map(grid.frames, range(grid.num_windows))))
 
 
+def test_windows_that_lie_apart_are_clips_of_their_own() -> None:
+    """Helios: 33 frames from 9 latent frames, the start picture's latent in none of them."""
+    grid = Tiling(window=9, stride=9, blend=0, temporal_compression=4).grid(1 + 2 * 9)
+    assert grid.num_windows == 2
+    assert [grid.latents(k) for k in range(2)] == [range(1, 10), range(10, 19)]
+    assert [grid.body(k) for k in range(2)] == [range(33), range(33, 66)]
+    assert not any(grid.seam(k) for k in range(2))
+    assert [list(grid.containing(f)) for f in (0, 1, 9, 10, 18)] == [[], [0], [0], [1], [1]]
+
+
 def test_windows_must_meet_and_fade_only_with_their_neighbours() -> None:
-    with pytest.raises(ValueError, match="must overlap"):
-        Tiling(window=3, stride=3, blend=0, temporal_compression=4)
-    with pytest.raises(ValueError, match="must overlap"):
+    with pytest.raises(ValueError, match="leave no gap"):
+        Tiling(window=3, stride=4, blend=0, temporal_compression=4)
+    with pytest.raises(ValueError, match="cannot fade"):
+        Tiling(window=3, stride=3, blend=4, temporal_compression=4)
+    with pytest.raises(ValueError, match="leave no gap"):
         Tiling(window=9, stride=3, blend=4, temporal_compression=4)
     with pytest.raises(ValueError, match="fade must end"):
         Tiling(window=5, stride=3, blend=13, temporal_compression=4)

@@ -85,5 +85,5 @@ def test_a_checkpoint_must_fit(nano_folder: Path, tmp_path: Path) -> None:
     save_file(tensors, weights)
     with pytest.raises(WeightsError, match=r"decoder\.conv_out\.conv\.bias"):
         load_codec(folder, CPU, torch.float32)
-    with pytest.raises(WeightsError, match="no HunyuanVideo VAE"):
+    with pytest.raises(WeightsError, match="no AutoencoderKLHunyuanVideo"):
         load_codec(tmp_path, CPU, torch.float32)
