@@ -72,9 +72,11 @@ class TrainingConfig:
     previews: PreviewSettings | None = None
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            known = ", ".join(PRESETS)
-            raise InvalidRequest("preset", f"there is no {self.preset!r}; choose from {known}")
+        known = [name for name, preset in PRESETS.items() if preset.base == "hunyuan-video"]
+        if self.preset not in known:
+            raise InvalidRequest(
+                "preset", f"{self.preset!r} cannot be trained; choose from {', '.join(known)}"
+            )
 
 
 RECIPES = Path(__file__).parent / "recipes"

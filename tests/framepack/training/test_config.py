@@ -49,3 +49,11 @@ def test_a_recipe_is_found_by_name_and_can_be_read(recipe: Path) -> None:
     least = [arm.plan(arm.sections[0]) for arm in config.transformer.arms]
     assert all(len(sections) >= 1 for sections in least)
     assert sum(arm.share for arm in config.transformer.arms) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("preset", ["tiny-wan", "huge"])
+def test_only_presets_of_one_family_are_trained(preset: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(SMALL + f"preset: {preset}\n")
+    with pytest.raises(InvalidRequest, match=f"'{preset}' cannot be trained; .*framepack-i2v"):
+        read_config(path)
