@@ -24,6 +24,7 @@ import torch
 from huggingface_hub import cached_assets_path, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from framepack.drift.codebook import Codebook
 from framepack.errors import InvalidRequest, WeightsError
 from framepack.families import FAMILIES, Codec, Family, Sources, Transformer
 from framepack.families import SETTINGS as SETTINGS
@@ -48,6 +49,9 @@ LIBRARIES: Mapping[Part, tuple[str, ...]] = {
 """Distributions besides torch whose version can change what a part computes."""
 
 ALL_PARTS: tuple[Part, ...] = ("encoders", "transformer", "codec")
+
+CODEBOOK = "codebook.safetensors"
+"""Of discretised history, in a folder of weights."""
 
 SHIPPED_TINY = Path(__file__).parent / "weights" / "tiny"
 """Trained weights of ``tiny`` in this package."""
@@ -153,12 +157,14 @@ class Models:
         weights: Path | None,
         device: torch.device,
         loras: Sequence[LoraFile] = (),
+        codebook: Path | None = None,
     ) -> None:
         self.preset = preset
         self.device = device
         self.precision = preset.precision[device.type]
         self.loras = tuple(loras)
         self._weights = weights
+        self._codebook = codebook
 
     @cached_property
     def encoders(self) -> Encoders:
@@ -183,6 +189,19 @@ class Models:
     def codec(self) -> Codec:
         """The video autoencoder. Raises WeightsError."""
         return self.preset.family.codec(self._sources, self.precision.codec)
+
+    @cached_property
+    def codebook(self) -> Codebook | None:
+        """The codebook of discretised history, if there is one. Raises WeightsError."""
+        return None if self.codebook_file is None else Codebook.load(self.codebook_file)
+
+    @property
+    def codebook_file(self) -> Path | None:
+        """The file named for it, else `CODEBOOK` in the folder of weights; None for neither."""
+        if self._codebook is not None or self._root is None:
+            return self._codebook
+        beside = self._root / CODEBOOK
+        return beside if beside.is_file() else None
 
     def folder(self, name: str) -> Path:
         """Where a subfolder of the family's lies on this machine; downloads it if it must.
@@ -234,6 +253,7 @@ def load_preset(
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
     loras: Sequence[LoraFile] = (),
+    codebook: Path | None = None,
 ) -> Models:
     """A preset's models; nothing is loaded before it is asked for.
 
@@ -242,9 +262,10 @@ def load_preset(
         weights: Local folder to use instead of the hub or of the shipped weights.
         device: Default: the first CUDA device if there is one, else the CPU.
         loras: Merged into the transformer, one after the other.
+        codebook: Of discretised history; default: the weights' own.
 
     Raises:
-        InvalidRequest: There is no such preset, folder, LoRA file or kind of device.
+        InvalidRequest: There is no such preset, folder, LoRA file, codebook or kind of device.
     """
     if name not in PRESETS:
         raise InvalidRequest("preset", f"there is no {name!r}; choose one of: {', '.join(PRESETS)}")
@@ -253,8 +274,11 @@ def load_preset(
     for file in loras:
         if not file.path.is_file():
             raise InvalidRequest("lora", f"{file.path} is not a file; write FILE or FILE:SCALE")
+    if codebook is not None and not codebook.is_file():
+        raise InvalidRequest("codebook", f"{codebook} is not a file")
     chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Models(PRESETS[name], None if weights is None else Path(weights), chosen, loras)
+    folder = None if weights is None else Path(weights)
+    return Models(PRESETS[name], folder, chosen, loras, codebook)
 
 
 def _device(name: str | torch.device) -> torch.device:
@@ -296,6 +320,8 @@ def engine_fingerprint(
     if "transformer" in parts:
         for number, lora in enumerate(models.loras):
             details[f"lora.{number}"] = f"{file_sha256(lora.path, cache)} x {lora.scale}"
+        if models.codebook_file is not None:
+            details["codebook"] = file_sha256(models.codebook_file, cache)
         details["transformer"] = models.preset.family.form
         details["attention"] = "torch scaled_dot_product_attention"
         details["step_cache"] = repr(step_cache)

@@ -17,6 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
+from framepack.drift.codebook import Codebook
+from framepack.errors import InvalidRequest
 from framepack.generation.conditioning import Conditioning
 from framepack.generation.encode import Encoders, encode
 from framepack.generation.history import History, frames_needed
@@ -48,6 +50,11 @@ class Engine(Protocol):
     @property
     def codec(self) -> SectionCodec:
         """Latents to pixels."""
+        ...
+
+    @property
+    def codebook(self) -> Codebook | None:
+        """Of discretised history; None where there is none."""
         ...
 
 
@@ -92,8 +99,20 @@ class Finished:
 Progress = Encoded | Stepped | Sampled | Delivered | Finished
 
 
-def sampling_settings(plan: Plan, step_cache: StepCacheFactory | None = None) -> SamplingSettings:
-    """How a plan's sections are sampled."""
+def sampling_settings(
+    plan: Plan, step_cache: StepCacheFactory | None = None, codebook: Codebook | None = None
+) -> SamplingSettings:
+    """How a plan's sections are sampled, see `SamplingSettings`.
+
+    Raises:
+        InvalidRequest: The plan discretises history and there is no codebook.
+    """
+    if plan.history.discretised and codebook is None:
+        raise InvalidRequest(
+            "schedule",
+            f"{plan.schedule} discretises history (+D), but preset {plan.request.preset} has no "
+            "codebook: fit one with `framepack codebook fit`, or leave out +D",
+        )
     return SamplingSettings(
         steps=plan.steps,
         guidance_scale=plan.guidance_scale,
@@ -101,6 +120,8 @@ def sampling_settings(plan: Plan, step_cache: StepCacheFactory | None = None) ->
         sampler=plan.config.sampler,
         first_sigma=plan.config.first_sigma,
         step_cache=step_cache,
+        history=plan.history,
+        codebook=codebook if plan.history.discretised else None,
     )
 
 
@@ -125,14 +146,15 @@ def generate(
         step_cache: Skips part of the denoising work, see `framepack.generation.stepcache`.
 
     Raises:
-        InvalidRequest: The delivery does not exist or does not fit the plan's order.
+        InvalidRequest: The delivery does not exist or does not fit the plan's order, or history is
+            to be discretised without a codebook.
         MediaError: The video cannot be encoded.
         WeightsError: A model cannot be loaded.
     """
     decoder = SectionDecoder(engine.codec, plan, delivery)
     conditioning = encode(engine.encoders, plan, image)
     yield Encoded(conditioning)
-    settings = sampling_settings(plan, step_cache)
+    settings = sampling_settings(plan, step_cache, engine.codebook)
     history = History(conditioning.start)
     last_use = _last_use(plan, decoder)
     generator = noise_generator(plan.request.seed)

@@ -17,8 +17,13 @@ from framepack.types import Latents
 
 
 def frames_needed(section: Section) -> frozenset[int]:
-    """Latent frames that a section sees, the ones that turn out absent included."""
-    return frozenset(frame for level in section.context for frame in level.frames)
+    """Latent frames that a section sees or chooses from, those that turn out absent included.
+
+    Their number is bounded by the schedule, unless it keeps its tail or the frames of its packs are
+    ranked: then it is all that has been made, 4 MB a section of the released models.
+    """
+    seen = {frame for level in section.context for frame in level.frames}
+    return frozenset(seen.union(section.candidates))
 
 
 def sections_needed(section: Section, sections: Sequence[Section]) -> list[Section]:

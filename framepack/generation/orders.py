@@ -16,11 +16,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, runtime_checkable
 
 from framepack.errors import InvalidRequest
-from framepack.packing.schedule import Kernel, Pack, PackingSchedule
+from framepack.packing.accounting import tail_kernel
+from framepack.packing.schedule import Element, Kernel, Pack, PackingSchedule, Tail
+
+Role = Literal["pack", "anchor", "append", "compress"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,14 @@ class ContextLevel:
         frames: Latent frame numbers in the video, ascending; consecutive unless ranked by
             similarity. Numbers outside the video, or of frames not generated yet, stand for zeros.
         positions: RoPE positions on the time axis, one for each frame.
+        role: A pack's frames may be chosen by importance, an anchor's never. ``append`` and
+            ``compress`` are tails: all frames that exist beyond the packs.
     """
 
     kernel: Kernel
     frames: tuple[int, ...]
     positions: tuple[int, ...]
+    role: Role = "pack"
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Section:
         positions: RoPE positions of those frames.
         context: Levels in the order of their tokens: coarsest kernel first, then by time.
         prompt: Index of its prompt.
+        candidates: Frames to choose those of the packs from, when they are ranked by more than
+            time; empty where ``context`` stands as it is.
     """
 
     index: int
@@ -56,6 +64,7 @@ class Section:
     positions: tuple[int, ...]
     context: tuple[ContextLevel, ...]
     prompt: int = 0
+    candidates: tuple[int, ...] = ()
 
 
 @runtime_checkable
@@ -115,12 +124,14 @@ def inverted(
         first = 1 + window * (num_sections - 1 - index)
         position = max(1, _num_frames(anchor)) + window * padding
         later = _run(schedule.later_pack, first + window, position + window)
+        beyond = range(first + window + schedule.later_pack.frames, 1 + window * num_sections)
+        tail = _tail(schedule, schedule.later, beyond, position - first)
         sections.append(
             Section(
                 index=index,
                 frames=tuple(range(first, first + window)),
                 positions=tuple(range(position, position + window)),
-                context=_token_order([*anchor, *later]),
+                context=token_order([*anchor, *later, *tail]),
                 prompt=prompt_at(num_sections - 1 - index, prompt_starts),
             )
         )
@@ -146,12 +157,14 @@ def forward(
     sections = []
     for index in range(num_sections):
         first = 1 + window * index
+        earlier = _run(pack, first - pack.frames, position)
+        tail = _tail(schedule, schedule.earlier, range(first - pack.frames), target - first)
         sections.append(
             Section(
                 index=index,
                 frames=tuple(range(first, first + window)),
                 positions=tuple(range(target, target + window)),
-                context=_token_order([*anchor, *_run(pack, first - pack.frames, position)]),
+                context=token_order([*anchor, *earlier, *tail]),
                 prompt=prompt_at(index, prompt_starts),
             )
         )
@@ -201,7 +214,13 @@ def _anchored(
         following = min((other for other in made if other > time), default=num_sections)
         first = 1 + schedule.window * time
         frames = tuple(range(first, first + schedule.window))
-        context = _token_order(_both_sides(schedule, first, 1 + schedule.window * following))
+        levels = _both_sides(schedule, first, 1 + schedule.window * following)
+        known = {
+            0,
+            *(1 + schedule.window * other + n for other in made for n in range(len(frames))),
+        }
+        levels += _both_tails(schedule, first, sorted(known))
+        context = token_order(levels)
         sections.append(Section(index, frames, frames, context, prompt_at(time, prompt_starts)))
         made.add(time)
     return tuple(sections)
@@ -226,7 +245,7 @@ def _both_sides(schedule: PackingSchedule, first: int, following: int) -> list[C
     """
     levels: list[ContextLevel] = []
     if schedule.start_anchor is not None:
-        levels += _run(schedule.start_anchor, 0, 0)
+        levels += _run(schedule.start_anchor, 0, 0, "anchor")
     if schedule.earlier_pack is not None:
         begin = first - schedule.earlier_pack.frames
         levels += _run(schedule.earlier_pack, begin, begin)
@@ -234,8 +253,48 @@ def _both_sides(schedule: PackingSchedule, first: int, following: int) -> list[C
         begin = first + schedule.window
         levels += _run(schedule.later_pack, begin, begin)
     if schedule.end_anchor is not None:
-        levels += _run(schedule.end_anchor, following, following)
+        levels += _run(schedule.end_anchor, following, following, "anchor")
     return levels
+
+
+def _both_tails(
+    schedule: PackingSchedule, first: int, known: Sequence[int]
+) -> Iterator[ContextLevel]:
+    """The tails of `_both_sides`, of the frames that are known, at their numbers."""
+    if schedule.earlier_pack is not None:
+        begin = first - schedule.earlier_pack.frames
+        yield from _tail(schedule, schedule.earlier, [n for n in known if n < begin], 0)
+    if schedule.later_pack is not None:
+        end = first + schedule.window + schedule.later_pack.frames
+        yield from _tail(schedule, schedule.later, [n for n in known if n >= end], 0)
+
+
+def _tail(
+    schedule: PackingSchedule, side: Sequence[Element], beyond: Sequence[int], shift: int
+) -> Iterator[ContextLevel]:
+    """What one side's tail makes of the frames beyond its pack, at frame numbers plus ``shift``.
+
+    Their positions keep the distance from the generated frames, so they may be negative, or
+    coincide with an anchor's, which the released orders do not show where it is.
+    """
+    kinds = [element.kind for element in side if isinstance(element, Tail)]
+    if not beyond or not kinds or kinds[0] == "delete":
+        return
+    positions = tuple(frame + shift for frame in beyond)
+    yield ContextLevel(tail_kernel(schedule), tuple(beyond), positions, kinds[0])
+
+
+def with_candidates(sections: Sequence[Section]) -> tuple[Section, ...]:
+    """Let the frames of the packs be chosen from all that is made when a section is sampled.
+
+    An anchor's frames are seen anyway and are not among them.
+    """
+    made, result = {0}, []
+    for section in sections:
+        anchors = {n for level in section.context if level.role == "anchor" for n in level.frames}
+        result.append(replace(section, candidates=tuple(sorted(made - anchors))))
+        made.update(section.frames)
+    return tuple(result)
 
 
 def prompt_at(time: int, prompt_starts: Sequence[int]) -> int:
@@ -249,26 +308,28 @@ def _anchor_levels(schedule: PackingSchedule) -> list[ContextLevel]:
             "schedule",
             f"this order makes no endpoint, which {schedule} wants to see after its skip",
         )
-    return list(_run(schedule.start_anchor, 0, 0)) if schedule.start_anchor else []
+    return list(_run(schedule.start_anchor, 0, 0, "anchor")) if schedule.start_anchor else []
 
 
 def _num_frames(levels: list[ContextLevel]) -> int:
     return sum(len(level.frames) for level in levels)
 
 
-def _run(pack: Pack, frame: int, position: int) -> Iterator[ContextLevel]:
+def _run(pack: Pack, frame: int, position: int, role: Role = "pack") -> Iterator[ContextLevel]:
     """The levels of a pack laid out from a first frame number and a first position."""
     for level in pack.levels:
         yield ContextLevel(
             level.kernel,
             tuple(range(frame, frame + level.frames)),
             tuple(range(position, position + level.frames)),
+            role,
         )
         frame += level.frames
         position += level.frames
 
 
-def _token_order(levels: Iterable[ContextLevel]) -> tuple[ContextLevel, ...]:
+def token_order(levels: Iterable[ContextLevel]) -> tuple[ContextLevel, ...]:
+    """Levels in the order of their tokens: coarsest kernel first, then by time."""
     return tuple(sorted(levels, key=lambda level: (-level.kernel.volume, level.frames[0])))
 
 

@@ -11,9 +11,17 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from framepack.errors import InvalidRequest
-from framepack.generation.orders import ORDERS, Section
+from framepack.generation.method import (
+    CLEAN_HISTORY,
+    AttentionPattern,
+    HistoryMethod,
+    NoiseMode,
+    Ranking,
+)
+from framepack.generation.orders import ORDERS, Section, with_candidates
 from framepack.media.buckets import OFFICIAL_BUCKETS, Size, nearest_bucket
-from framepack.packing.schedule import Kernel, PackingSchedule, Tail, parse_schedule
+from framepack.packing.families import FamilyOptions, named_schedule
+from framepack.packing.schedule import PackingSchedule, has_projection
 
 _T = TypeVar("_T")
 
@@ -38,7 +46,6 @@ class GenerationConfig:
         steps: Default number of denoising steps.
         guidance_scale: Default distilled guidance; None where the model has no such embedding.
         cfg_scale: Default classifier-free guidance; 1 is none.
-        kernels: Patchify kernels that the checkpoint has projections for.
         sampler: Key of `framepack.generation.samplers.SAMPLERS`.
         first_sigma: First noise level before the shift.
         start_noise: Noise level, drawn from this range, at which the start picture's latent is
@@ -56,7 +63,6 @@ class GenerationConfig:
     steps: int = 25
     guidance_scale: float | None = 10.0
     cfg_scale: float = 1.0
-    kernels: tuple[Kernel, ...] = (Kernel(1, 2, 2), Kernel(2, 4, 4), Kernel(4, 8, 8))
     sampler: str = "unipc_bh1"
     first_sigma: float = 1.0
     start_noise: tuple[float, float] | None = None
@@ -115,7 +121,9 @@ class PromptAt:
 class GenerationRequest:
     """What a user asks for; ``None`` takes the preset's default.
 
-    ``prompt`` starts the video; ``later_prompts`` take over one after the other.
+    ``prompt`` starts the video; ``later_prompts`` take over one after the other. ``schedule`` is a
+    name in the paper's notation or a family's (`framepack.packing.families`). The fields of history
+    are those of `HistoryMethod`.
     """
 
     prompt: str
@@ -129,6 +137,11 @@ class GenerationRequest:
     cfg_scale: float | None = None
     negative_prompt: str = ""
     later_prompts: tuple[PromptAt, ...] = ()
+    ranking: Ranking = "time"
+    history_noise: float = 0.0
+    history_noise_mode: NoiseMode = "scaled"
+    history_guidance: float = 1.0
+    attention: AttentionPattern = "full"
 
 
 @dataclass(frozen=True)
@@ -142,6 +155,7 @@ class Plan:
         config: The preset's configuration.
         schedule: The parsed packing schedule.
         order: Name of the sampling order.
+        history: How history is chosen and changed.
     """
 
     request: GenerationRequest
@@ -153,6 +167,7 @@ class Plan:
     steps: int
     guidance_scale: float
     sections: tuple[Section, ...] = field(repr=False)
+    history: HistoryMethod = CLEAN_HISTORY
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -241,14 +256,20 @@ def plan_generation(request: GenerationRequest, image_size: Size) -> Plan:
     _check("guidance_scale", guidance, 0.0, MAX_GUIDANCE)
     if request.cfg_scale is not None:
         _check("cfg_scale", request.cfg_scale, 1.0, MAX_CFG)
-    schedule = parse_schedule(request.schedule or order.default_schedule)
+    schedule = named_schedule(
+        request.schedule or order.default_schedule, FamilyOptions(window=config.window)
+    )
     if schedule.window != config.window:
         raise InvalidRequest(
             "schedule",
             f"{schedule} generates {schedule.window} latent frames a section, but preset "
             f"{request.preset} generates {config.window}: write g{config.window}",
         )
-    _check_sampled(schedule, request.preset, config)
+    _check_kernels(schedule)
+    method = _history_method(request, config, schedule)
+    sections = order.sections(
+        num_sections(request.seconds, config), schedule, prompt_starts(request, config)
+    )
     height, width = nearest_bucket(image_size, config.buckets)
     return Plan(
         request=request,
@@ -259,9 +280,8 @@ def plan_generation(request: GenerationRequest, image_size: Size) -> Plan:
         width=width,
         steps=steps,
         guidance_scale=guidance,
-        sections=order.sections(
-            num_sections(request.seconds, config), schedule, prompt_starts(request, config)
-        ),
+        history=method,
+        sections=sections if method.ranking == "time" else with_candidates(sections),
     )
 
 
@@ -276,20 +296,29 @@ def _guidance(request: GenerationRequest, config: GenerationConfig) -> float:
     return chosen or 0.0
 
 
-def _check_sampled(schedule: PackingSchedule, preset: str, config: GenerationConfig) -> None:
-    """Refuse what the notation can say and the section loop does not do, rather than ignore it."""
-    tails = [e for e in (*schedule.earlier, *schedule.later) if isinstance(e, Tail)]
-    if any(tail.kind != "delete" for tail in tails):
-        detail = f"{schedule} keeps its tail, which the section loop cannot yet: write td"
-        raise InvalidRequest("schedule", detail)
-    if schedule.discretised:
-        detail = f"{schedule} discretises history, which needs a codebook: leave out +D"
-        raise InvalidRequest("schedule", detail)
-    unknown = {str(level.kernel) for level in schedule.levels} - {str(k) for k in config.kernels}
-    if unknown:
-        known = ", ".join(map(str, config.kernels))
-        detail = f"preset {preset} has no projection for {', '.join(sorted(unknown))}, only {known}"
-        raise InvalidRequest("schedule", detail)
+def _history_method(
+    request: GenerationRequest, config: GenerationConfig, schedule: PackingSchedule
+) -> HistoryMethod:
+    return HistoryMethod(
+        ranking=request.ranking,
+        seconds_per_frame=config.temporal_compression / config.fps,
+        noise=request.history_noise,
+        noise_mode=request.history_noise_mode,
+        guidance=request.history_guidance,
+        attention=request.attention,
+        discretised=schedule.discretised,
+    )
+
+
+def _check_kernels(schedule: PackingSchedule) -> None:
+    """Refuse kernels that no projection can be made for; others are interpolated."""
+    wrong = {str(level.kernel) for level in schedule.levels if not has_projection(level.kernel)}
+    if wrong:
+        raise InvalidRequest(
+            "schedule",
+            f"kernel {', '.join(sorted(wrong))} cannot be made from the model's k1: heights and "
+            "widths must be even, and sides beyond k8h16w16 must average down to it",
+        )
 
 
 def _named(table: Mapping[str, _T], what: str, name: str) -> _T:

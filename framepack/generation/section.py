@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from framepack.drift.codebook import Codebook
 from framepack.generation.conditioning import Conditioning
+from framepack.generation.context import CleanContext, Context, NoisyContext, context_levels
 from framepack.generation.history import History
+from framepack.generation.method import CLEAN_HISTORY, HistoryMethod
 from framepack.generation.orders import Section
+from framepack.generation.ranked import ranked_section
 from framepack.generation.samplers import SAMPLERS, Denoise
 from framepack.generation.sigmas import shift_exponent, shifted_sigmas
 from framepack.generation.stepcache import StepCacheFactory
-from framepack.models.base import LevelLatents, PackedModel, StepCache, TextCondition
+from framepack.models.base import PackedModel, StepCache, TextCondition
 from framepack.packing.schedule import BASE_KERNEL, Level
 from framepack.types import Latents
 
@@ -34,6 +38,8 @@ class SamplingSettings:
         sampler: Key of `SAMPLERS`.
         first_sigma: First noise level before the shift.
         step_cache: Makes a cache for each branch of each section; None computes every step.
+        history: How history is chosen and changed before the model sees it.
+        codebook: Of discretised history; None leaves it as it is.
     """
 
     steps: int = 25
@@ -42,6 +48,8 @@ class SamplingSettings:
     sampler: str = "unipc_bh1"
     first_sigma: float = 1.0
     step_cache: StepCacheFactory | None = None
+    history: HistoryMethod = CLEAN_HISTORY
+    codebook: Codebook | None = None
 
 
 @dataclass(frozen=True)
@@ -88,15 +96,16 @@ def sample_section(
         section: What to generate and what to see.
         history: Holds the frames of `frames_needed`; absent ones are zeros.
         settings: How to sample.
-        generator: The job's CPU generator; advanced by one section's noise.
+        generator: The job's CPU generator; advanced by one section's noise, and by that of the
+            history if it has any.
     """
     noise = draw_noise(conditioning.start, len(section.frames), generator).to(model.device)
-    denoise = _denoiser(model, conditioning, section, history, settings)
-    height, width = conditioning.start.shape[-2:]
-    tokens = Level(len(section.frames), BASE_KERNEL).tokens(height, width)
-    sigmas = shifted_sigmas(settings.steps, shift_exponent(tokens), settings.first_sigma)
+    sampling = _Sampling(model, conditioning, settings)
+    section = sampling.seen(section, history, noise)
+    context, absent = sampling.contexts(section, history, generator)
+    denoise = sampling.denoiser(section, context, absent)
     estimate = noise
-    for step in SAMPLERS[settings.sampler](denoise, noise, sigmas):
+    for step in SAMPLERS[settings.sampler](denoise, noise, sampling.sigmas(section)):
         estimate = step.estimate
         yield Step(step.index, settings.steps, estimate)
     return estimate.to("cpu", torch.float32)
@@ -112,51 +121,124 @@ def finish_section(steps: Generator[Step, None, Latents]) -> Latents:
             return latents
 
 
-def context_levels(section: Section, history: History) -> list[LevelLatents]:
-    """What a section sees, as a model gets it; training builds its examples with it too."""
-    return [
-        LevelLatents(level.kernel, history.frames(level.frames), torch.tensor([level.positions]))
-        for level in section.context
-    ]
+@dataclass(frozen=True)
+class _Branch(Generic[P]):
+    """One evaluation of the model in every step: one condition, one view of history.
 
+    Attributes:
+        model: The packed transformer.
+        prepared: What the steps share, given the target's noise level.
+        cache: For this branch alone.
+    """
 
-def _denoiser(
-    model: PackedModel[P],
-    conditioning: Conditioning,
-    section: Section,
-    history: History,
-    settings: SamplingSettings,
-) -> Denoise:
-    """The model with a section's context as a function of noisy latents and noise level."""
-    levels = context_levels(section, history)
-    height, width = conditioning.start.shape[-2:]
+    model: PackedModel[P]
+    prepared: Callable[[Float[Tensor, ""]], P]
+    cache: StepCache | None
 
-    def branch(condition: TextCondition) -> tuple[P, StepCache | None]:
-        with torch.inference_mode():
-            prepared = model.prepare(
-                levels,
-                torch.tensor([section.positions]),
-                (height, width),
-                condition,
-                settings.guidance_scale,
-            )
-        make = settings.step_cache
-        return prepared, None if make is None else make(settings.steps)
-
-    positive = branch(conditioning.positive_condition(section.prompt))
-    negative = branch(conditioning.negative_condition()) if settings.cfg_scale != 1.0 else None
-
-    @torch.inference_mode()
-    def denoise(latents: Latents, sigma: Float[Tensor, ""]) -> Latents:
-        # Rounded to the model's dtype as the official code does: the data estimate below starts
-        # from the rounded latents.
-        rounded = latents.to(model.dtype)
+    def velocity(self, rounded: Latents, sigma: Float[Tensor, ""]) -> Latents:
+        """The model's answer to noisy latents in its dtype."""
         # Left where the sigmas are: a model that keeps what belongs to a timestep need not wait.
         timestep = (sigma * 1000)[None]
-        velocity = model.predict(rounded, timestep, *positive)
-        if negative is not None:
-            away = model.predict(rounded, timestep, *negative)
-            velocity = away + settings.cfg_scale * (velocity - away)
-        return rounded.float() - sigma.to(model.device) * velocity.float()
+        return self.model.predict(rounded, timestep, self.prepared(sigma), self.cache)
 
-    return denoise
+
+@dataclass(frozen=True)
+class _Sampling(Generic[P]):
+    """What sampling one section is given, see `sample_section`."""
+
+    model: PackedModel[P]
+    conditioning: Conditioning
+    settings: SamplingSettings
+
+    def sigmas(self, section: Section) -> Float[Tensor, " n"]:
+        """Noise levels of the steps."""
+        height, width = self.conditioning.start.shape[-2:]
+        tokens = Level(len(section.frames), BASE_KERNEL).tokens(height, width)
+        settings = self.settings
+        return shifted_sigmas(settings.steps, shift_exponent(tokens), settings.first_sigma)
+
+    def seen(self, section: Section, history: History, noise: Latents) -> Section:
+        """The section with its packs filled by importance; as it is where time alone counts."""
+        if not section.candidates:
+            return section
+        by_time = CleanContext(context_levels(section, history, self.settings.codebook))
+        condition = self.conditioning.positive_condition(section.prompt)
+        uncached = replace(self, settings=replace(self.settings, step_cache=None))
+        branch = uncached.branch(section, condition, by_time)
+        rounded, sigma = noise.to(self.model.dtype), self.sigmas(section)[0]
+        with torch.inference_mode():
+            estimate = _clean(rounded, sigma, branch.velocity(rounded, sigma))
+        return ranked_section(section, history, self.settings.history, estimate.cpu())
+
+    def contexts(
+        self, section: Section, history: History, generator: torch.Generator
+    ) -> tuple[Context, Context | None]:
+        """What the model sees, and what it sees where history guidance wants to get away from.
+
+        The latter is history drowned in noise for a model that knows noisy history, else history
+        that is absent but for the start picture, which every packed model knows from first
+        sections.
+        """
+        method, codebook = self.settings.history, self.settings.codebook
+        levels = context_levels(section, history, codebook)
+        if method.noise > 0:
+            noisy = NoisyContext(levels, method.noise_mode, method.noise, generator)
+            return noisy, noisy.drowned() if method.guidance != 1.0 else None
+        if method.guidance == 1.0:
+            return CleanContext(levels), None
+        absent = context_levels(section, History(self.conditioning.start), codebook)
+        return CleanContext(levels), CleanContext(absent)
+
+    def branch(self, section: Section, condition: TextCondition, context: Context) -> _Branch[P]:
+        """The model with a condition and a view of history."""
+        height, width = self.conditioning.start.shape[-2:]
+        model, settings = self.model, self.settings
+
+        def prepare(target_level: float) -> P:
+            with torch.inference_mode():
+                return model.prepare(
+                    context.at(target_level),
+                    torch.tensor([section.positions]),
+                    (height, width),
+                    condition,
+                    settings.guidance_scale,
+                )
+
+        make = settings.step_cache
+        cache = None if make is None else make(settings.steps)
+        if not context.steady:
+            return _Branch(model, lambda sigma: prepare(float(sigma)), cache)
+        always = prepare(1.0)
+        return _Branch(model, lambda sigma: always, cache)
+
+    def denoiser(self, section: Section, context: Context, absent: Context | None) -> Denoise:
+        """The model's estimate of the clean section, guidance included."""
+        settings, model = self.settings, self.model
+        condition = self.conditioning.positive_condition(section.prompt)
+        positive = self.branch(section, condition, context)
+        negative = forgetful = None
+        if settings.cfg_scale != 1.0:
+            negative = self.branch(section, self.conditioning.negative_condition(), context)
+        if absent is not None:
+            forgetful = self.branch(section, condition, absent)
+
+        @torch.inference_mode()
+        def denoise(latents: Latents, sigma: Float[Tensor, ""]) -> Latents:
+            # Rounded to the model's dtype as the official code does: the data estimate starts from
+            # the rounded latents.
+            rounded = latents.to(model.dtype)
+            velocity = told = positive.velocity(rounded, sigma)
+            if negative is not None:
+                away = negative.velocity(rounded, sigma)
+                velocity = away + settings.cfg_scale * (velocity - away)
+            if forgetful is not None:
+                apart = told - forgetful.velocity(rounded, sigma)
+                velocity = velocity + (settings.history.guidance - 1.0) * apart
+            return _clean(rounded, sigma, velocity)
+
+        return denoise
+
+
+def _clean(rounded: Latents, sigma: Float[Tensor, ""], velocity: Latents) -> Latents:
+    """The clean latents, if the velocity is right."""
+    return rounded.float() - sigma.to(rounded.device) * velocity.float()

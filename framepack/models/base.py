@@ -28,11 +28,13 @@ class LevelLatents:
         kernel: Its patchify kernel.
         latents: (b, c, t, h, w), fp32; zeros where a frame is absent.
         positions: (b, t) RoPE positions.
+        pooled: How many latent pixels each of ``latents`` is the mean of, for a tail; None for one.
     """
 
     kernel: Kernel
     latents: Latents
     positions: Positions
+    pooled: Kernel | None = None
 
 
 @dataclass(frozen=True)

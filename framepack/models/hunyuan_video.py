@@ -27,7 +27,7 @@ from framepack.models.conditions import ConditionMemo, condition_key
 from framepack.models.embedding import ConditionEmbedding, ImageProjection, TextRefiner
 from framepack.models.parallel import SequenceParallel
 from framepack.packing.patchify import RELEASED_KERNELS, ContextPatchify
-from framepack.packing.rope import AxesDim, pool_phases, rotary_phases
+from framepack.packing.rope import AxesDim, packed_phases, rotary_phases
 from framepack.packing.schedule import BASE_KERNEL, Kernel
 from framepack.types import Latents, Phases, Positions, TextMask, Tokens
 
@@ -203,7 +203,9 @@ class PackedHunyuanVideo(nn.Module):
         """See `PackedModel.prepare`. The guidance is rounded to the model's dtype (official)."""
         to = torch.empty(0, device=self.device, dtype=self.dtype)
         tokens = [self.clean_x_embedder(level.latents.to(to), level.kernel) for level in levels]
-        phases = [self._phases(level.positions, size, level.kernel) for level in levels]
+        phases = [
+            self._phases(level.positions, size, level.kernel, level.pooled) for level in levels
+        ]
         batch = positions.shape[0]
         history = torch.cat(tokens, 1) if tokens else to.new_empty(batch, 0, self.config.width)
         guidance = to.new_full((batch,), 1000.0 * guidance_scale)
@@ -221,13 +223,19 @@ class PackedHunyuanVideo(nn.Module):
             key=None if self.memo is None else condition_key(condition, guidance_scale),
         )
 
-    def _phases(self, positions: Positions, size: tuple[int, int], kernel: Kernel) -> Phases:
+    def _phases(
+        self,
+        positions: Positions,
+        size: tuple[int, int],
+        kernel: Kernel,
+        pooled: Kernel | None = None,
+    ) -> Phases:
         height, width = size[0] // BASE_KERNEL.h, size[1] // BASE_KERNEL.w
         config = self.config
         full = rotary_phases(
             positions.to(self.device), height, width, config.rope_axes_dim, config.rope_theta
         )
-        return pool_phases(full, kernel).flatten(1, 3)
+        return packed_phases(full, kernel, pooled)
 
     def predict(
         self,

@@ -40,12 +40,12 @@ from framepack.models.wan_blocks import (
 )
 from framepack.packing.patchify import (
     RELEASED_KERNELS,
+    InterpolatedProjections,
     interpolate_projection,
     patchify,
-    pooled_first,
 )
-from framepack.packing.rope import AxesDim, pool_phases, rotary_phases
-from framepack.packing.schedule import BASE_KERNEL, Kernel
+from framepack.packing.rope import AxesDim, packed_phases, rotary_phases
+from framepack.packing.schedule import BASE_KERNEL, Kernel, pooled_first
 from framepack.types import Latents, Phases, Positions, Tokens
 
 _PROJECTIONS = dict(zip(RELEASED_KERNELS, ("patch_short", "patch_mid", "patch_long"), strict=True))
@@ -210,6 +210,7 @@ class PackedWan(nn.Module):
         for kernel in config.kernels:
             if pooled_first(kernel)[1] == kernel:
                 self.add_module(projection_name(kernel), nn.Conv3d(channels, width, kernel, kernel))
+        self._others = InterpolatedProjections()
         self.condition_embedder = ConditionEmbedder(config.text_dim, width)
         switches = BlockSwitches(
             text_for_target_only=config.guidance_cross_attn,
@@ -258,7 +259,9 @@ class PackedWan(nn.Module):
         ]
         batch = positions.shape[0]
         history = torch.cat(tokens, 1) if tokens else to.new_empty(batch, 0, self.config.width)
-        phases = [self._phases(level.positions, size, level.kernel) for level in levels]
+        phases = [
+            self._phases(level.positions, size, level.kernel, level.pooled) for level in levels
+        ]
         embedder, still = self.condition_embedder, None
         if self.config.zero_history_timestep and tokens:
             still = embedder.time(torch.zeros(batch, device=self.device))[1]
@@ -271,17 +274,23 @@ class PackedWan(nn.Module):
         )
 
     def _projection(self, kernel: Kernel) -> nn.Module:
-        if kernel not in self.config.kernels:
-            raise KeyError(f"no projection for kernel {kernel}")
-        return self.get_submodule(projection_name(kernel))
+        if kernel in self.config.kernels:
+            return self.get_submodule(projection_name(kernel))
+        return self._others(self.patch_embedding, kernel)
 
-    def _phases(self, positions: Positions, size: tuple[int, int], kernel: Kernel) -> Phases:
+    def _phases(
+        self,
+        positions: Positions,
+        size: tuple[int, int],
+        kernel: Kernel,
+        pooled: Kernel | None = None,
+    ) -> Phases:
         height, width = size[0] // BASE_KERNEL.h, size[1] // BASE_KERNEL.w
         config = self.config
         full = rotary_phases(
             positions.to(self.device), height, width, config.rope_dim, config.rope_theta
         )
-        return pool_phases(full, kernel).flatten(1, 3)
+        return packed_phases(full, kernel, pooled)
 
     def predict(
         self,

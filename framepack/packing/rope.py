@@ -72,6 +72,33 @@ def pool_phases(
     return torch.complex(pooled[..., :pairs].contiguous(), pooled[..., pairs:].contiguous())
 
 
+def packed_phases(
+    phases: Complex[Tensor, "b t h w p"], kernel: Kernel, pooled: Kernel | None = None
+) -> Complex[Tensor, "b n p"]:
+    """Phases of a level's tokens, (t, h, w) row-major.
+
+    Args:
+        phases: Of base tokens.
+        kernel: Of the level.
+        pooled: How many latent pixels were averaged into each one the kernel sees; None for none.
+            Such a token may cover more than there is of the frame, and its phase is the mean of
+            what there is: repeating the edge that far would move the token to the edge.
+    """
+    if pooled is None:
+        return pool_phases(phases, kernel).flatten(1, 3)
+    pairs = phases.shape[-1]
+    planes = torch.cat([phases.real, phases.imag], dim=-1).movedim(-1, 1)
+    planes = pad_to_multiple(planes, [kernel.t, 1, 1])
+    spatial = [
+        min(k * p // base, size)
+        for k, p, base, size in zip(
+            kernel[1:], pooled[1:], BASE_KERNEL[1:], planes.shape[3:], strict=True
+        )
+    ]
+    mean = F.avg_pool3d(planes, [kernel.t, *spatial], ceil_mode=True).movedim(1, -1).flatten(1, 3)
+    return torch.complex(mean[..., :pairs].contiguous(), mean[..., pairs:].contiguous())
+
+
 def pad_to_multiple(
     grid: Float[Tensor, "b c t h w"], multiple: list[int] | Kernel
 ) -> Float[Tensor, "b c t2 h2 w2"]:

@@ -54,6 +54,30 @@ class Kernel(NamedTuple):
 BASE_KERNEL = Kernel(1, 2, 2)
 """The kernel of generated frames, and of the finest context level (``k1``)."""
 
+LARGEST_PROJECTED = Kernel(8, 16, 16)
+"""What a projection reaches; a larger kernel averages first (section 3.1)."""
+
+
+def pooled_first(kernel: Kernel) -> tuple[Kernel, Kernel]:
+    """Split a kernel into what is averaged first and what is projected: k16 into (2,2,2) and k8.
+
+    Raises:
+        ValueError: A side beyond `LARGEST_PROJECTED` is no multiple of it.
+    """
+    pool = [max(1, -(-k // most)) for k, most in zip(kernel, LARGEST_PROJECTED, strict=True)]
+    if any(k % p for k, p in zip(kernel, pool, strict=True)):
+        raise ValueError(f"kernel {kernel} cannot be averaged down to {LARGEST_PROJECTED}")
+    return Kernel(*pool), Kernel(*(k // p for k, p in zip(kernel, pool, strict=True)))
+
+
+def has_projection(kernel: Kernel) -> bool:
+    """Whether a kernel's projection can be interpolated from that of `BASE_KERNEL`."""
+    try:
+        _, projected = pooled_first(kernel)
+    except ValueError:
+        return False
+    return not any(k % base for k, base in zip(projected, BASE_KERNEL, strict=True))
+
 
 @dataclass(frozen=True)
 class Level:

@@ -6,9 +6,8 @@ import pytest
 
 from framepack.packing.drawing import draw
 from framepack.packing.families import FAMILIES, FamilyOptions
-from framepack.packing.patchify import pooled_first
 from framepack.packing.report import PackingReport, packing_table
-from framepack.packing.schedule import BASE_KERNEL, parse_schedule
+from framepack.packing.schedule import BASE_KERNEL, parse_schedule, pooled_first
 
 
 @pytest.fixture(params=FAMILIES)

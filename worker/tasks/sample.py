@@ -28,7 +28,7 @@ def run(attempt: Attempt) -> Artifact:
         conditioning,
         attempt.section,
         _history(attempt),
-        sampling_settings(attempt.plan),
+        sampling_settings(attempt.plan, codebook=attempt.models.codebook),
         generator,
     )
     with attempt.stage("dit"):

@@ -67,7 +67,7 @@ def test_vanilla_is_forward_without_the_start_picture() -> None:
     for plain, anchored in zip(sections("vanilla", 3), sections("forward", 3), strict=True):
         assert plain.positions == anchored.positions
         assert set(anchored.context) - set(plain.context) == {
-            ContextLevel(Kernel(1, 2, 2), (0,), (0,))
+            ContextLevel(Kernel(1, 2, 2), (0,), (0,), "anchor")
         }
 
 

@@ -247,6 +247,6 @@ def test_another_architecture_is_refused(change: dict[str, Any], complaint: str)
 
 def test_a_kernel_without_projection_is_named(given: dict[str, Tensor], tmp_path: Path) -> None:
     model = ours(helios(), tmp_path)
-    level = LevelLatents(Kernel(8, 16, 16), given["long"], positions("long"))
+    level = LevelLatents(Kernel(1, 3, 2), given["long"], positions("long"))
     with pytest.raises(KeyError, match="no projection"):
         model.prepare([level], positions("target"), SIZE, condition(given))

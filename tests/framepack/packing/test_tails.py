@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from framepack.packing.accounting import tail_kernel, tail_tokens
-from framepack.packing.patchify import ContextPatchify, interpolate_projection, pooled_first
-from framepack.packing.schedule import BASE_KERNEL, Kernel, parse_schedule
+from framepack.packing.patchify import ContextPatchify, interpolate_projection
+from framepack.packing.schedule import BASE_KERNEL, Kernel, parse_schedule, pooled_first
 from framepack.packing.tails import append_tail, compress_tail, middle_position
 
 
