@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import FileChooser, Page, expect
 
 from tests.service.conftest import RunningGateway
 from tests.support.browsing import OpenPage, cells, start_video, until_playing
-from tests.support.films import FilmWorker
+from tests.support.films import COLOURS, FilmWorker
 from tests.support.processes import wait_for
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
@@ -147,6 +149,10 @@ def test_small_videos_are_enlarged_by_a_whole_number(
     assert box is not None
     assert box["width"] > 300
     assert box["width"] % 64 == 0
+    # Of the start picture, nothing shines through.
+    shown = Image.open(io.BytesIO(page.locator("#screen video:visible").screenshot()))
+    found = shown.convert("RGB").getpixel((20, 20))
+    assert found == pytest.approx(COLOURS[3], abs=8)
 
 
 def test_only_the_pages_own_files_may_run(gateway: RunningGateway) -> None:

@@ -58,7 +58,9 @@ def test_sections_come_from_the_end_and_play_before_the_video_is_finished(
     page.locator(".brand").click()
     expect(page.locator("#stage-title")).to_have_text("Your video appears here")
     page.click("#longer")
-    expect(page.locator("#cost")).to_contain_text("5 sections × 16 steps: a few seconds, going by")
+    expect(page.locator("#cost")).to_contain_text(
+        "5 sections × 16 steps: a few seconds, as earlier"
+    )
 
 
 def test_clips_follow_each_other_without_a_hand(

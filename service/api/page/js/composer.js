@@ -11,10 +11,10 @@ import { length, ORDERS, plural, wait } from "./words.js";
 const USUAL_ORDERS = new Set(["inverted", "forward", "endpoints"]);
 
 export class Composer {
-  /** `onMade(job, picture)` for each accepted job; `pace(preset)` in seconds a step, or null. */
-  constructor({ onMade, pace }) {
+  /** `onMade(job, picture)` for each accepted job; `expected(preset, steps)`: seconds, or null. */
+  constructor({ onMade, expected }) {
     this.onMade = onMade;
-    this.pace = pace;
+    this.expected = expected;
     this.options = null;
     this.busy = false;
     this.attempt = null;
@@ -104,9 +104,9 @@ export class Composer {
     const { preset } = this;
     const guided = { cfg_scale: fields.cfg_scale ?? preset.cfg_scale };
     const steps = (fields.steps ?? preset.steps) * passes(guided);
-    const pace = this.pace(preset);
+    const seconds = this.expected(preset, count * steps);
     const work = `${plural(count, "section")} × ${steps} steps`;
-    return pace === null ? work : `${work}: ${wait(pace * count * steps)}, going by your last video`;
+    return seconds === null ? work : `${work}: ${wait(seconds)}, judging by earlier ones`;
   }
 
   read() {

@@ -22,7 +22,7 @@ const stage = new Stage({
   },
   onGone: (id) => { videos.forget(id); if (location.hash === `#${id}`) history.replaceState(null, "", "#"); },
 });
-const composer = new Composer({ onMade: made, pace: (preset) => videos.pace(preset) });
+const composer = new Composer({ onMade: made, expected: (preset, steps) => videos.expected(preset, steps) });
 
 async function made(job, picture) {
   const now = Date.now();

@@ -75,14 +75,18 @@ export class Videos {
     card.link.dataset.status = job.status;
   }
 
-  /** Seconds a denoising step of a preset took in the latest finished video, or null. */
-  pace({ name, steps: usual }) {
+  /**
+   * Seconds that so many steps of a preset will take, by the finished video that had most of them;
+   * null where none was at least a quarter as much work, since beginnings and ends would then count
+   * for more than they are.
+   */
+  expected({ name, steps: usual }, steps) {
+    const work = ({ input, plan }) => plan.num_sections * (input.steps ?? usual) * passes(input);
     const done = [...this.jobs.values()]
       .filter(({ status, input }) => status === "completed" && input.preset === name)
-      .sort((one, other) => one.finished_at.localeCompare(other.finished_at)).pop();
-    if (!done) return null;
-    const seconds = (Date.parse(done.finished_at) - Date.parse(done.started_at)) / 1000;
-    return seconds / (done.plan.num_sections * (done.input.steps ?? usual) * passes(done.input));
+      .sort((one, other) => work(one) - work(other)).pop();
+    if (!done || 4 * work(done) < steps) return null;
+    return (steps * (Date.parse(done.finished_at) - Date.parse(done.started_at))) / 1000 / work(done);
   }
 
   mark(id) {
