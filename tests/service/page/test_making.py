@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+import boto3
 import httpx
+import pytest
 from playwright.sync_api import Page, expect
+from redis import Redis
 
 from service.contract.errors import Problem
 from service.contract.job import Lane
+from service.contract.record import Record
 from tests.service.conftest import RunningGateway
 from tests.support.browsing import OpenPage, cells, start_video, until, until_playing
 from tests.support.films import FilmWorker
+from tests.support.swift import ACCESS_KEY, REGION, SECRET_KEY, Swift
 
 
 def test_sections_come_from_the_end_and_play_before_the_video_is_finished(
@@ -58,9 +65,7 @@ def test_sections_come_from_the_end_and_play_before_the_video_is_finished(
     page.locator(".brand").click()
     expect(page.locator("#stage-title")).to_have_text("Your video appears here")
     page.click("#longer")
-    expect(page.locator("#cost")).to_contain_text(
-        "5 sections × 16 steps: a few seconds, as earlier"
-    )
+    expect(page.locator("#cost")).to_contain_text("5 sections × 16 steps: a few seconds, judging")
 
 
 def test_clips_follow_each_other_without_a_hand(
@@ -126,12 +131,75 @@ def test_a_failed_video_says_why(page: Page, film_worker: FilmWorker, photo: Pat
     expect(page.locator("#failure")).to_contain_text("The weights do not fit this preset.")
 
 
+def test_a_pause_and_a_lost_attempt_are_told(
+    page: Page, film_worker: FilmWorker, photo: Path
+) -> None:
+    job_id = start_video(page, photo)
+    film_worker.encode()
+    lost = Problem(code="lost", title="Lost", detail="It was lost.", retryable=True)
+    film_worker.record.fail(film_worker.claim(Lane.RENDER), lost)
+    expect(page.locator("#say")).to_contain_text("goes on from the last finished section")
+    film_worker.section()
+    expect(page.locator("#say")).to_have_text("Making section 2 of 4. 1 ready to play.")
+    film_worker.record.pause(job_id)
+    expect(page.locator("#stage-title")).to_have_text("Paused")
+    film_worker.record.resume(job_id)
+    expect(page.locator("#stage-title")).to_have_text("Making your video")
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_a_picture_can_be_dropped_or_pasted_anywhere(page: Page, photo: Path, way: str) -> None:
+    page.evaluate(
+        """([way, bytes]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], "photo.png", { type: "image/png" }));
+            const event = way === "drop"
+                ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
+                : new ClipboardEvent("paste", { clipboardData: data, bubbles: true });
+            document.body.dispatchEvent(event);
+        }""",
+        [way, list(photo.read_bytes())],
+    )
+    expect(page.locator("#picture")).to_have_accessible_name("Your picture, photo.png")
+    expect(page.locator("#picture-about")).to_contain_text("96 × 96")
+
+
 def test_an_example_fills_in_picture_and_words(page: Page) -> None:
     page.get_by_role("button", name="A red triangle on teal stripes").click()
     expect(page.locator("#prompt")).to_have_value(
         "a red triangle that bounces on the floor over a striped teal background"
     )
     expect(page.locator("#picture")).to_be_visible()
+
+
+def test_clips_play_from_a_store_of_another_origin(
+    open_gateway: Callable[..., AbstractContextManager[RunningGateway]],
+    open_page: OpenPage,
+    redis_url: str,
+    redis: Redis,
+    swift: Swift,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    photo: Path,
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    boto3.client("s3", endpoint_url=swift.endpoint, region_name=REGION).create_bucket(Bucket="page")
+    store = f"s3://page?endpoint={swift.endpoint}&region={REGION}"
+    with open_gateway(redis_url, tmp_path, storage_url=store) as gateway:
+        page = open_page(gateway.url)
+        start_video(page, photo)
+        worker = FilmWorker(
+            Record(redis, gateway.settings.record_policy()), gateway.app.state.services.storage
+        )
+        worker.encode()
+        worker.section()
+        until_playing(page)
+        source = page.locator("#screen video:visible").get_attribute("src")
+        assert source is not None
+        assert source.startswith(swift.endpoint)
+        expect(cells(page).nth(3).locator("canvas")).to_have_count(1)
+        page.goto("about:blank")
 
 
 def test_nothing_moves_by_itself_for_those_who_asked_for_that(

@@ -25,6 +25,7 @@ export class Stage {
     this.told = told;
     this.watch = null;
     this.job = null;
+    this.retrying = false;
     this.timeline = new Timeline({ onPlay: (section) => this.player.play(section) });
     this.player = new Player(byId("screen"), {
       onSection: (section) => this.timeline.mark(section),
@@ -63,7 +64,7 @@ export class Stage {
     this.player.showStill(this.stillUrl, "The picture the video starts with");
     this.watch = new Watch(id, {
       onJob: (found) => this.show(found),
-      onNews: (type, data) => this.hear(type, data),
+      onNews: (type) => this.hear(type),
       onState: (state) => this.told.onState(state),
       onProblem: (error) => this.fail(error),
     });
@@ -77,7 +78,7 @@ export class Stage {
     this.watch?.stop();
     this.watch = null;
     this.job = null;
-    this.film = null;
+    this.retrying = false;
     if (this.stillUrl) URL.revokeObjectURL(this.stillUrl);
     this.stillUrl = "";
     this.player.reset();
@@ -132,6 +133,7 @@ export class Stage {
     switch (job.status) {
       case "queued": return "It was accepted and is safe: it will be made even if this page is closed.";
       case "running":
+        if (this.retrying) return "An attempt was lost. It goes on from the last finished section.";
         if (current !== undefined) return `Making section ${current + 1} of ${total}. ${ready ? `${ready} ready to play.` : ""}`;
         return `${ready} of ${plural(total, "section")} ready to play. Putting the video together.`;
       case "paused": return `${ready} of ${plural(total, "section")} ready to play. Nothing is lost while it rests.`;
@@ -250,8 +252,9 @@ export class Stage {
     byId("facts").hidden = false;
   }
 
+  /** A retry is no state of the job, so it is remembered until something else happens. */
   hear(type) {
-    if (type === "retrying") tell(byId("say"), "A worker was lost. It goes on from the last finished section.");
+    if (type !== "step") this.retrying = type === "retrying";
   }
 
   fail(error) {

@@ -8,7 +8,7 @@ import { TERMINAL } from "./words.js";
 const MILLISECONDS_BETWEEN_LOOKS = 5000;
 
 export class Watch {
-  /** `onJob(job)` on every change, `onNews(type, data)` on every event, `onState`, `onProblem`. */
+  /** `onJob(job)` on every change, `onNews(type)` on every event, `onState`, `onProblem`. */
   constructor(id, { onJob, onNews, onState, onProblem }) {
     this.id = id;
     this.job = null;
@@ -59,10 +59,10 @@ export class Watch {
   }
 
   hear({ type, data: event }) {
+    this.told.onNews(type);
     if (type === "snapshot") this.take(event.data);
     else if (type === "step") this.step(event.data);
     else if (type !== "preview") this.refresh();
-    this.told.onNews(type, event.data || {});
   }
 
   step({ section, step, total_steps }) {
