@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import torch
 
-CPU_PRESETS = frozenset({"tiny"})
+CPU_PRESETS = frozenset({"tiny", "tiny-wan"})
 """Presets a CPU can serve; the others would take days for a video."""
 
 

@@ -11,6 +11,7 @@ import html
 from pathlib import Path
 from typing import Any
 
+import ftfy
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -45,8 +46,12 @@ class WanPromptEncoder:
 
 
 def cleaned(prompt: str) -> str:
-    """HTML entities resolved (twice: some captions were escaped twice), runs of spaces made one."""
-    return " ".join(html.unescape(html.unescape(prompt)).split())
+    """A prompt as captions were cleaned for training.
+
+    Mojibake and fancy quotes are mended by ftfy, HTML entities resolved (twice: some were escaped
+    twice), runs of spaces made one.
+    """
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
 
 
 class NoPooledText:

@@ -97,20 +97,24 @@ class Fleet:
 
     Args:
         redis_url: The server.
-        weights: Folder of the preset ``tiny``.
+        weights: Folders by preset; one alone is that of ``tiny``.
         folder: For storage and logs.
         settings: More ``FRAMEPACK_*`` settings, without the prefix.
     """
 
-    def __init__(self, redis_url: str, weights: Path, folder: Path, **settings: str) -> None:
+    def __init__(
+        self, redis_url: str, weights: Path | Mapping[str, Path], folder: Path, **settings: str
+    ) -> None:
+        by_preset = {"tiny": weights} if isinstance(weights, Path) else weights
+        folders = {preset: str(path) for preset, path in by_preset.items()}
         chosen: dict[str, Any] = {
+            "presets": ",".join(folders),
             "redis_url": redis_url,
             "storage_url": f"file://{folder / 'storage'}",
             "device": "cpu",
             "torch_threads": "1",
             **settings,
         }
-        folders = {"tiny": str(weights)}
         self.settings = Settings(**chosen, weights=folders)
         self._environment = {
             "OMP_NUM_THREADS": "1",
