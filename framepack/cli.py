@@ -15,8 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from framepack.errors import FramepackError, InvalidRequest, ScheduleSyntaxError
+from framepack.generation.method import NOISE_MODES, RANKINGS
 from framepack.generation.orders import ORDERS
-from framepack.generation.plan import GENERATION_CONFIGS, GenerationRequest, Plan, plan_generation
+from framepack.generation.plan import (
+    GENERATION_CONFIGS,
+    GenerationRequest,
+    Plan,
+    PromptAt,
+    plan_generation,
+)
+from framepack.packing.families import FAMILIES
 from framepack.packing.report import add_packing_arguments
 
 if TYPE_CHECKING:
@@ -55,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands.add_parser("train", help="train a preset, or a LoRA for it"))
     _add_evaluate(commands.add_parser("evaluate", help="measure videos where the truth is known"))
     add_packing_arguments(commands.add_parser("packing", help="what a packing schedule costs"))
+    _add_codebook(commands.add_parser("codebook", help="fit a codebook of discretised history"))
     return parser
 
 
@@ -71,7 +80,12 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, help="denoising steps a section (the preset's)")
     add("--seed", type=int, default=31337, help="of all noise (%(default)s)")
     add("--order", help=f"of sections, one of: {', '.join(ORDERS)} (the preset's)")
-    add("--schedule", help="packing schedule, e.g. f1k1_x_g9_f1k1f2k2f16k4_td (the order's)")
+    add(
+        "--schedule",
+        help="packing schedule, e.g. f1k1_x_g9_f1k1f2k2f16k4_td, or a family of them, one of: "
+        f"{', '.join(FAMILIES)} (the order's)",
+    )
+    _add_history(parser)
     add("--guidance-scale", type=float, help="distilled guidance (the preset's)")
     add("--cfg-scale", type=float, help="real guidance; 1 is off; default: the preset's")
     add("--negative-prompt", default="", help="has an effect with --cfg-scale only")
@@ -85,6 +99,51 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help=f"skip steps that change little; lossy ({TEACACHE_THRESHOLD} if no number is given)",
     )
     parser.set_defaults(command=_generate)
+
+
+def _add_history(parser: argparse.ArgumentParser) -> None:
+    """What happens to history, and when prompts change."""
+    add = parser.add_argument
+    add(
+        "--prompt-at",
+        type=_prompt_at,
+        action="append",
+        default=[],
+        metavar="SECONDS:PROMPT",
+        help="a prompt that takes over from there on; repeatable",
+    )
+    add("--ranking", default="time", help=f"of history: {', '.join(RANKINGS)} (%(default)s)")
+    add("--codebook", type=Path, metavar="FILE", help="of schedules with +D (the weights' own)")
+    add("--history-noise", type=float, default=0.0, help="strength, 0 to 1 (%(default)s)")
+    add(
+        "--history-noise-mode",
+        default="scaled",
+        help=f"with the steps or not: {', '.join(NOISE_MODES)} (%(default)s)",
+    )
+    add("--history-guidance", type=float, default=1.0, help="over 1 keeps closer (%(default)s)")
+
+
+def _prompt_at(text: str) -> PromptAt:
+    seconds, colon, prompt = text.partition(":")
+    try:
+        return PromptAt(float(seconds if colon else ""), prompt)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"write SECONDS:PROMPT, not {text!r}") from None
+
+
+def _add_codebook(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    fit = commands.add_parser("fit", help="k-means over the latent pixels of a folder")
+    add = fit.add_argument
+    add("data", type=Path, metavar="DATA", help="folder of videos, pictures or cached latents")
+    add("-K", "--size", type=int, default=128, help="entries (%(default)s)")
+    add("-o", "--output", type=Path, required=True, metavar="FILE.safetensors")
+    add("--preset", default="tiny", help="whose codec encodes (%(default)s)")
+    add("--weights", type=Path, metavar="FOLDER", help="local weights instead of the hub's")
+    add("--device", help="cpu, cuda, cuda:1 ... (a GPU if there is one)")
+    add("--seed", type=int, default=0, help="of all choices (%(default)s)")
+    add("--passes", type=int, default=3, help="over the data (%(default)s)")
+    fit.set_defaults(command=_fit_codebook)
 
 
 def _add_loras(parser: argparse.ArgumentParser) -> None:
@@ -154,7 +213,9 @@ def _generate(options: argparse.Namespace) -> int:
     from framepack.presets import load_preset
 
     check_delivery(options.delivery, plan)
-    models = load_preset(plan.request.preset, options.weights, options.device, _loras(options))
+    models = load_preset(
+        plan.request.preset, options.weights, options.device, _loras(options), options.codebook
+    )
     step_cache = None if options.teacache is None else TeaCacheSettings(options.teacache)
     events = generate(models, plan, image, options.output, options.delivery, step_cache)
     finished = _with_progress_bar(events, plan)
@@ -177,6 +238,11 @@ def _request(options: argparse.Namespace) -> GenerationRequest:
         guidance_scale=options.guidance_scale,
         cfg_scale=options.cfg_scale,
         negative_prompt=options.negative_prompt,
+        later_prompts=tuple(options.prompt_at),
+        ranking=options.ranking,
+        history_noise=options.history_noise,
+        history_noise_mode=options.history_noise_mode,
+        history_guidance=options.history_guidance,
     )
 
 
@@ -230,6 +296,20 @@ def _train(options: argparse.Namespace) -> int:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         tqdm.write(f"{stage}: {shown}", file=sys.stdout)
         sys.stdout.flush()
+    return 0
+
+
+def _fit_codebook(options: argparse.Namespace) -> int:
+    from framepack.presets import load_preset
+    from framepack.training.codebooks import CodebookFit, fit_from_folder
+
+    for name in ("size", "passes"):
+        if getattr(options, name) < 1:
+            raise InvalidRequest(name, f"must be at least 1, not {getattr(options, name)}")
+    models = load_preset(options.preset, options.weights, options.device)
+    fit = CodebookFit(options.data, options.output, options.size, options.seed, options.passes)
+    clips = fit_from_folder(fit, models)
+    sys.stdout.write(f"{options.output}: {options.size} entries from {clips} clips\n")
     return 0
 
 

@@ -20,8 +20,8 @@ from framepack.generation.method import (
 )
 from framepack.generation.orders import ORDERS, Section, with_candidates
 from framepack.media.buckets import OFFICIAL_BUCKETS, Size, nearest_bucket
-from framepack.packing.families import FamilyOptions, named_schedule
-from framepack.packing.schedule import PackingSchedule, has_projection
+from framepack.packing.families import FamilyOptions, fitted_schedule
+from framepack.packing.schedule import PackingSchedule, has_projection, parse_schedule
 
 _T = TypeVar("_T")
 
@@ -256,8 +256,10 @@ def plan_generation(request: GenerationRequest, image_size: Size) -> Plan:
     _check("guidance_scale", guidance, 0.0, MAX_GUIDANCE)
     if request.cfg_scale is not None:
         _check("cfg_scale", request.cfg_scale, 1.0, MAX_CFG)
-    schedule = named_schedule(
-        request.schedule or order.default_schedule, FamilyOptions(window=config.window)
+    schedule = fitted_schedule(
+        request.schedule or order.default_schedule,
+        parse_schedule(order.default_schedule),
+        FamilyOptions(window=config.window),
     )
     if schedule.window != config.window:
         raise InvalidRequest(

@@ -131,6 +131,36 @@ def named_schedule(name: str, options: FamilyOptions | None = None) -> PackingSc
     return parse_schedule(name)
 
 
+def fitted_schedule(name: str, default: PackingSchedule, options: FamilyOptions) -> PackingSchedule:
+    """A schedule by any name, a family's laid out where an order looks.
+
+    Families are generated for the vanilla order. Here their context takes the place of the default
+    schedule's: mirrored in time where that lies after the generated frames, with the default's
+    anchors unless the family has its own.
+
+    Args:
+        name: A family's, with +D or without, or a schedule's in the paper's notation, which is
+            taken as it is.
+        default: The order's own schedule.
+        options: Of a family.
+
+    Raises:
+        InvalidRequest: See `named_schedule`.
+    """
+    family = name.removesuffix("+D")
+    if family not in FAMILIES:
+        return parse_schedule(name)
+    schedule = replace(FAMILIES[family](options), discretised=family != name)
+    pack = schedule.earlier_pack
+    assert pack is not None
+    anchor = schedule.start_anchor or default.start_anchor
+    start: tuple[Element, ...] = () if anchor is None else (anchor, Skip())
+    tail = Tail(options.tail)
+    if default.later_pack is None:
+        return replace(schedule, earlier=(*start, tail, pack), later=default.later)
+    return replace(schedule, earlier=start, later=(Pack(pack.levels[::-1]), tail))
+
+
 def for_budget(budget: Fraction, options: FamilyOptions) -> PackingSchedule:
     """A geometric progression with levels duplicated or dropped until it fits a budget exactly.
 

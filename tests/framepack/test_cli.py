@@ -57,6 +57,10 @@ def test_every_option_reaches_the_video(nano_folder: Path, photo: str, output: P
         ("--cfg-scale", "2", "--negative-prompt", "a blue ring"),
         ("--order", "forward"),
         ("--schedule", "f1k1_x_g9_f1k1_td"),
+        ("--schedule", "temporal_kernel"),
+        ("--steps", "2", "--history-noise", "0.5"),
+        ("--steps", "2", "--history-noise", "0.5", "--history-noise-mode", "constant"),
+        ("--history-noise", "0.5", "--history-guidance", "2"),
         ("--seconds", "2.4"),
         ("--seconds", "2.4", "--delivery", "official"),
     ]

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framepack.errors import InvalidRequest
+from framepack.generation.orders import ORDERS
 from framepack.packing.accounting import (
     context_worth,
     full_context_tokens,
@@ -17,6 +18,7 @@ from framepack.packing.families import (
     FAMILIES,
     LARGEST_KERNEL,
     FamilyOptions,
+    fitted_schedule,
     for_budget,
     geometric,
     named_schedule,
@@ -125,3 +127,31 @@ def test_the_largest_kernel_is_reached_and_not_passed() -> None:
     assert spatial_kernel(256) == Kernel(1, 32, 32)
     with pytest.raises(InvalidRequest):
         spatial_kernel(512)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_family_is_laid_out_where_an_order_looks(name: str, order: str) -> None:
+    default = parse_schedule(ORDERS[order].default_schedule)
+    own = named_schedule(name)
+    fitted = fitted_schedule(name, default, FamilyOptions())
+    assert ORDERS[order].sections(3, fitted)
+    assert parse_schedule(str(fitted)) == fitted
+    assert own.earlier_pack is not None
+    side = fitted.earlier_pack if default.later_pack is None else fitted.later_pack
+    assert side is not None
+    assert sorted(side.levels, key=str) == sorted(own.earlier_pack.levels, key=str)
+    assert fitted.start_anchor == (own.start_anchor or default.start_anchor)
+    assert fitted.end_anchor == default.end_anchor
+
+
+def test_a_name_in_the_papers_notation_is_taken_as_it_is() -> None:
+    name = "td_f4k2f1k1_g9+D"
+    default = parse_schedule(ORDERS["inverted"].default_schedule)
+    assert str(fitted_schedule(name, default, FamilyOptions())) == name
+
+
+def test_a_family_may_be_discretised_too() -> None:
+    default = parse_schedule(ORDERS["vanilla"].default_schedule)
+    fitted = fitted_schedule("geometric+D", default, FamilyOptions(depth=2))
+    assert str(fitted) == "td_f1k1h4w2f1k1_g9+D"
