@@ -19,13 +19,13 @@ from torch import Tensor
 
 from framepack.drift.codebook import Codebook
 from framepack.errors import InvalidRequest
-from framepack.generation.context import context_levels
+from framepack.generation.context import NoisyContext, context_levels
 from framepack.generation.history import History, sections_needed
 from framepack.generation.orders import ORDERS, Section
 from framepack.models.base import LevelLatents, TextCondition
 from framepack.packing.schedule import Tail, parse_schedule
 from framepack.training.cache import CachedClip, CachedPrompt
-from framepack.training.histories import HistoryDraw, HistorySettings, changed
+from framepack.training.histories import HistoryDraw, HistorySettings
 from framepack.types import Latents
 
 
@@ -114,6 +114,7 @@ def cut(
     *,
     captioned: bool = True,
     absent: bool = False,
+    codebook: Codebook | None = None,
 ) -> Example:
     """The example of one section of a video that is the clip's beginning.
 
@@ -123,6 +124,7 @@ def cut(
         index: Of the section in it.
         captioned: Whether the model is told the caption.
         absent: Whether its history is, but for the start picture.
+        codebook: Discretises history.
     """
     section = sections[index]
     history = History(clip.start)
@@ -130,7 +132,7 @@ def cut(
         history.add(earlier.frames, clip.frames(earlier.frames))
     return Example(
         section=section,
-        levels=context_levels(section, history),
+        levels=context_levels(section, history, codebook),
         target=clip.frames(section.frames),
         weight=clip.weights(section.frames),
         clip=clip,
@@ -168,17 +170,20 @@ class Choice:
             target_level: Noise level of its target.
             codebooks: By number of entries.
         """
+        settings, drawn = self.arm.history, self.history
         example = cut(
             self.clip,
             self.sections,
             self.index,
             captioned=self.captioned,
-            absent=self.history.absent,
+            absent=drawn.absent,
+            codebook=codebooks[settings.entries] if settings.change == "codebook" else None,
         )
-        settings = self.arm.history
-        codebook = codebooks.get(settings.entries)
-        levels = changed(example.levels, settings, self.history, target_level, codebook)
-        return replace(example, levels=levels)
+        if settings.change != "noise":
+            return example
+        generator = torch.Generator().manual_seed(drawn.seed)
+        noisy = NoisyContext(example.levels, settings.mode, drawn.sigma, generator)
+        return replace(example, levels=noisy.at(target_level))
 
 
 def same_size(clips: Sequence[CachedClip], rng: random.Random) -> Sequence[CachedClip]:

@@ -1,21 +1,18 @@
 """What training does to the history of an example, so that the model bears its own mistakes later.
 
-The changes are those that generation can make too (`framepack.drift`): every latent pixel replaced
-by its nearest codebook entry, or noise mixed in. All of the context is changed alike, the start
-picture included, as in generation. Frames that are absent stay absent.
+The changes are those that generation can make too, by the same functions, which lie in
+`framepack.generation.context`: every latent pixel replaced by its nearest codebook entry, or noise
+mixed in. All of the context is changed alike, the start picture included. Frames that are absent
+stay absent.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
-from framepack.drift.codebook import Codebook, discretise
-from framepack.drift.noise import HistoryNoise, NoiseMode, noise_level
 from framepack.errors import InvalidRequest
-from framepack.models.base import LevelLatents
+from framepack.generation.method import NoiseMode
 
 
 @dataclass(frozen=True)
@@ -57,33 +54,3 @@ class HistoryDraw:
     absent: bool = False
     sigma: float = 0.0
     seed: int = 0
-
-
-def changed(
-    levels: list[LevelLatents],
-    settings: HistorySettings,
-    drawn: HistoryDraw,
-    target_level: float,
-    codebook: Codebook | None,
-) -> list[LevelLatents]:
-    """A context after the change.
-
-    Args:
-        levels: Batch size 1.
-        settings: Of the arm.
-        drawn: For this example.
-        target_level: Noise level of the frames to be generated.
-        codebook: Of ``settings.entries``, if there is to be one.
-    """
-    if settings.change == "codebook":
-        if codebook is None:
-            raise ValueError("discretising needs a codebook")
-        return [replace(each, latents=discretise(each.latents, codebook)) for each in levels]
-    if settings.change == "noise":
-        generator = torch.Generator().manual_seed(drawn.seed)
-        level = noise_level(settings.mode, drawn.sigma, target_level)
-        return [
-            replace(each, latents=HistoryNoise(each.latents, generator).at(level)[0])
-            for each in levels
-        ]
-    return levels

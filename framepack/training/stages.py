@@ -28,7 +28,7 @@ from framepack.models.loading import (
 )
 from framepack.models.lora import write_lora
 from framepack.models.tiny import build_folder
-from framepack.presets import FOLDERS, SETTINGS, SHIPPED_TINY, Models, load_preset
+from framepack.presets import CODEBOOK, FOLDERS, SETTINGS, SHIPPED_TINY, Models, load_preset
 from framepack.training.codec import CodecRun, export_codec, measure_scaling, start_codec
 from framepack.training.config import TrainingConfig
 from framepack.training.corpora import Corpora, load_vae
@@ -227,11 +227,16 @@ class Training:
     def export(self, run: TransformerRun) -> None:
         """Leave a run's averaged weights: in ``weights/``, in bf16, or as a LoRA's files.
 
+        A codebook that history was discretised with goes where generation looks for it: beside the
+        weights, or the LoRA.
+
         What was not trained stays as it was stored, since the next slice of the run reads it again.
         """
         averages = run.averaged_weights()
         if not self.processes.main:
             return
+        for codebook in list(run.corpus.codebooks.values())[:1]:
+            codebook.save((self.weights if self.lora is None else self.folder) / CODEBOOK)
         if self.lora is not None:
             self._export_lora(self.lora, averages, run)
             return

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from framepack.drift.codebook import Codebook
 from framepack.errors import InvalidRequest
 from framepack.generation.conditioning import Conditioning, Prompt
 from framepack.generation.history import History
@@ -52,14 +53,16 @@ class Truthful:
         return (latents - truth) / (timestep / 1000)
 
 
-def generate(clip: CachedClip, order: str, num_sections: int) -> list[Seen]:
+def generate(
+    clip: CachedClip, order: str, num_sections: int, codebook: Codebook | None = None
+) -> list[Seen]:
     """What a model is shown while a video is generated that turns out to be the clip."""
     arm, model = Arm("", order, 1.0), Truthful(clip)
     conditioning = Conditioning(
         (Prompt(clip.prompt.text, clip.prompt.pooled),), None, clip.image, clip.start
     )
     history, generator = History(clip.start), noise_generator(0)
-    settings = SamplingSettings(steps=1, sampler="unipc_bh1")
+    settings = SamplingSettings(steps=1, sampler="unipc_bh1", codebook=codebook)
     for section in arm.plan(num_sections):
         model.frames = section.frames
         steps = sample_section(model, conditioning, section, history, settings, generator)
@@ -72,15 +75,21 @@ def generate(clip: CachedClip, order: str, num_sections: int) -> list[Seen]:
     return model.seen
 
 
+@pytest.mark.parametrize("discretised", [False, True])
 @pytest.mark.parametrize("order", sorted(ORDERS))
-def test_training_sees_what_generation_sees(order: str, nano_corpus: Corpus) -> None:
+def test_training_sees_what_generation_sees(
+    order: str, discretised: bool, nano_corpus: Corpus
+) -> None:
     clip, arm = nano_corpus.clips[0], Arm("", order, 1.0)
+    entries = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    codebook = Codebook(entries) if discretised else None
     for num_sections in (1, 2, 3):
         sections = arm.plan(num_sections)
-        generated = generate(clip, order, num_sections)
+        generated = generate(clip, order, num_sections, codebook)
         assert len(generated) == len(sections)
         for index, (levels, positions, size, condition) in enumerate(generated):
-            batch = collate([cut(clip, sections, index)], nano_corpus.uncaptioned)
+            example = cut(clip, sections, index, codebook=codebook)
+            batch = collate([example], nano_corpus.uncaptioned)
             assert torch.equal(batch.positions, positions)
             assert batch.target.shape[-2:] == size
             assert [level.kernel for level in batch.levels] == [level.kernel for level in levels]

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from framepack.cli import main
 from framepack.errors import InvalidRequest
 from framepack.models.loading import WEIGHTS, load_transformer
+from framepack.presets import load_preset
 from framepack.training.config import read_config
 from framepack.training.stages import Training
 from framepack.training.starts import NEW_LAYERS
@@ -94,6 +95,9 @@ def test_a_codebook_is_fitted_to_the_clips_once(config: Path, tmp_path: Path) ->
     book = training.corpora().load().codebooks[4]
     assert book.entries.shape == (4, 16)
     assert path.stat().st_mtime_ns == written
+    codebook = load_preset("tiny", training.weights, "cpu").codebook
+    assert codebook is not None
+    assert torch.equal(codebook.entries, book.entries)
 
 
 def test_a_base_without_packing_becomes_a_packed_one(
