@@ -250,3 +250,20 @@ def test_a_kernel_without_projection_is_named(given: dict[str, Tensor], tmp_path
     level = LevelLatents(Kernel(1, 3, 2), given["long"], positions("long"))
     with pytest.raises(KeyError, match="no projection"):
         model.prepare([level], positions("target"), SIZE, condition(given))
+
+
+@pytest.mark.parametrize("theirs", [HeliosTransformer3DModel, WanTransformer3DModel])
+def test_the_released_size_has_their_tensors(theirs: Any) -> None:
+    """14 billion parameters, without memory: the layout of the checkpoints on the hub."""
+    with torch.device("meta"):
+        stock = theirs()
+        config = {**stock.config, "_class_name": theirs.__name__}
+        model = PackedWan(WanConfig.from_json(config))
+    expected = {name: tuple(t.shape) for name, t in stock.state_dict().items()}
+    if theirs is WanTransformer3DModel:
+        expected["norm_out.scale_shift_table"] = expected.pop("scale_shift_table")
+    found = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    history = {name for name in found if name.startswith("patch_") and name not in expected}
+    assert {name: found[name] for name in found.keys() - history} == expected
+    assert len(history) == (0 if theirs is HeliosTransformer3DModel else 6)
+    assert 14.2e9 < sum(t.numel() for t in model.state_dict().values()) < 14.5e9
