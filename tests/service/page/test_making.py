@@ -114,10 +114,12 @@ def test_what_was_made_of_a_cancelled_video_still_plays(
     film_worker.encode()
     film_worker.section()
     expect(cells(page).nth(3)).to_have_attribute("data-state", "ready")
+    film_worker.run(Lane.RENDER)
+    expect(cells(page).nth(2)).to_have_attribute("data-state", "decoding")
     page.click("button:text-is('Cancel'):visible")
     expect(page.locator("#stage-title")).to_have_text("Cancelled")
     expect(page.locator("#stage-title")).to_be_focused()
-    expect(cells(page).nth(0)).to_have_attribute("data-state", "never")
+    expect(cells(page).nth(2)).to_have_attribute("data-state", "never")
     cells(page).nth(3).click()
     until_playing(page)
 

@@ -17,8 +17,8 @@ export function placesInTime(job) {
 export function stateOf(job, section) {
   const { sections_sampled: sampled, section: current } = job.progress;
   if (job.clips.some((clip) => clip.section === section)) return "ready";
-  if (section < sampled) return "decoding";
   if (TERMINAL.has(job.status)) return "never";
+  if (section < sampled) return "decoding";
   if (job.status === "running" && section === (current ?? sampled) && section >= sampled) return "sampling";
   return "waiting";
 }
