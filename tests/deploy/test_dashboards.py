@@ -93,8 +93,8 @@ def _events(fleet: Fleet, http: httpx.Client) -> None:
     fleet.wait_for_step(second, 0, 10)
     cancelled = _submit(http)
     os.kill(fleet.supervised()["render"], signal.SIGKILL)
-    fleet.wait_for(lambda: "retrying" in fleet.names(second))
-    fleet.wait_for(lambda: fleet.record.get(cancelled).status == "running")
+    fleet.wait_for(lambda: "retrying" in fleet.names(second), 90.0)
+    fleet.wait_for(lambda: fleet.record.get(cancelled).status == "running", 90.0)
     assert http.post(f"/jobs/{cancelled}/cancel").status_code in (200, 202)
     assert fleet.wait_for_end(second).status == "completed"
     assert fleet.wait_for_end(cancelled).status == "cancelled"
@@ -129,9 +129,11 @@ def _gateway(fleet: Fleet, metrics_port: int) -> Iterator[httpx.Client]:
         ) as process,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as http,
     ):
-        wait_for(lambda: _answers(http), 30.0)
-        yield http
-        process.terminate()
+        try:
+            wait_for(lambda: _answers(http), 60.0)
+            yield http
+        finally:
+            process.terminate()
 
 
 def _answers(http: httpx.Client) -> bool:
