@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands.add_parser("generate", help="make a video from a picture and a prompt"))
     _add_verify(commands.add_parser("verify", help="compare section loops with golden numbers"))
     _add_train(commands.add_parser("train", help="train a preset, or a LoRA for it"))
+    _add_lora(commands.add_parser("lora", help="say what a LoRA changes, or convert it"))
     _add_evaluate(commands.add_parser("evaluate", help="measure videos where the truth is known"))
     add_packing_arguments(commands.add_parser("packing", help="what a packing schedule costs"))
     _add_codebook(commands.add_parser("codebook", help="fit a codebook of discretised history"))
@@ -181,6 +182,15 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--device", help="cpu, cuda ... (a GPU if there is one)")
     add("--threads", type=int, default=1, help="of PyTorch; one is best on a busy CPU")
     parser.set_defaults(command=_train)
+
+
+def _add_lora(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help="safetensors file of any dialect")
+    add("--model", choices=("released", "tiny"), default="released", help="it is for (%(default)s)")
+    add("-o", "--output", type=Path, metavar="OUT.safetensors", help="write it in another dialect")
+    add("--dialect", default="diffusers", help="diffusers, kohya or original (%(default)s)")
+    parser.set_defaults(command=_lora)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -310,6 +320,25 @@ def _fit_codebook(options: argparse.Namespace) -> int:
     fit = CodebookFit(options.data, options.output, options.size, options.seed, options.passes)
     clips = fit_from_folder(fit, models)
     sys.stdout.write(f"{options.output}: {options.size} entries from {clips} clips\n")
+    return 0
+
+
+def _lora(options: argparse.Namespace) -> int:
+    from framepack.models.hunyuan_video import HunyuanVideoConfig
+    from framepack.models.lora import DIALECTS, layout_shapes, read_lora, write_lora
+    from framepack.models.tiny import SIZES
+
+    if options.dialect not in DIALECTS:
+        raise InvalidRequest("dialect", f"choose one of: {', '.join(DIALECTS)}")
+    layout = SIZES["tiny"].transformer if options.model == "tiny" else HunyuanVideoConfig()
+    shapes = layout_shapes(layout)
+    lora = read_lora(options.file, shapes)
+    ranks = sorted({factors.rank for factors in lora.factors.values()})
+    shown = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
+    sys.stdout.write(f"{options.file}: changes {len(lora.factors)} modules, {shown}\n")
+    if options.output is not None:
+        write_lora(lora, shapes, options.output, options.dialect)
+        sys.stdout.write(f"{options.output}: {options.dialect}\n")
     return 0
 
 

@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from framepack.errors import WeightsError
+from framepack.models.hunyuan_video import HunyuanVideoConfig, PackedHunyuanVideo
 from framepack.models.lora_names import Target, known_targets, original_targets
 
 _PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.", "lora_unet_")
@@ -86,6 +87,12 @@ def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     kinds = (nn.Linear, nn.Conv3d)
     named = ((name, m) for name, m in model.named_modules() if isinstance(m, kinds))
     return {name: tuple(module.weight.shape) for name, module in named}
+
+
+def layout_shapes(config: HunyuanVideoConfig) -> dict[str, tuple[int, ...]]:
+    """`weight_shapes` of a layout, nothing loaded."""
+    with torch.device("meta"):
+        return weight_shapes(PackedHunyuanVideo(config))
 
 
 def read_lora(path: Path, shapes: Shapes) -> Lora:
@@ -147,7 +154,8 @@ def write_lora(lora: Lora, shapes: Shapes, path: Path, dialect: str = "diffusers
         WeightsError: The dialect has no name for a module.
     """
     named = DIALECTS[dialect](lora.factors, shapes)
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in named.items()}
+    # Cloned: modules that a fused one was split into share a factor, which a file cannot.
+    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in named.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata={"format": "pt", "dialect": dialect, **lora.metadata})
 

@@ -11,7 +11,7 @@ import av
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from framepack.cli import main
 
@@ -93,6 +93,25 @@ def test_a_lora_reaches_the_video_and_a_foreign_one_is_a_failure(
     assert run(nano_folder, photo, output, "--lora", str(foreign)) == 1
     assert f"other.{name}.lora_down.weight" in capsys.readouterr().err
     assert run(nano_folder, photo, output, "--lora", f"{tmp_path}/absent") == 2
+
+
+def test_a_lora_is_told_and_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fused = "double_blocks.1.img_attn_qkv"
+    path, converted = tmp_path / "x.safetensors", tmp_path / "y.safetensors"
+    down, up = torch.randn(3, 192), torch.randn(3 * 192, 3)
+    save_file({f"{fused}.lora_A.weight": down, f"{fused}.lora_B.weight": up}, path)
+    command = ["lora", str(path), "--model", "tiny"]
+    assert main([*command, "-o", str(converted), "--dialect", "kohya"]) == 0
+    assert "changes 3 modules, rank 3\n" in capsys.readouterr().out
+    state = load_file(converted)
+    value = "lora_unet_transformer_blocks_1_attn_to_v"
+    torch.testing.assert_close(
+        state[f"{value}.lora_up.weight"] @ state[f"{value}.lora_down.weight"], up[2 * 192 :] @ down
+    )
+    assert main([*command, "--dialect", "none"]) == 2
+    assert "choose one of: diffusers, kohya, original" in capsys.readouterr().err
+    assert main(["lora", str(path)]) == 1  # not for the released model
+    assert "[3, 192]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
