@@ -41,8 +41,8 @@ def encode(encoders: Encoders, plan: Plan, image: UInt8[np.ndarray, "h w 3"]) ->
 
     The image encoder and the codec see the same picture, cropped to the video's size. The start
     latent is sampled with `start_generator` of the request's seed, and so is the noise that some
-    presets want it shown with. A negative prompt is encoded
-    only where it has an effect, that is, with a cfg_scale other than 1.
+    presets want it shown with. A negative prompt is encoded only where it has an effect, that is,
+    with a cfg_scale other than 1.
 
     Args:
         encoders: The models.

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from framepack.errors import WeightsError
@@ -20,8 +21,16 @@ from framepack.generation.generate import Delivered, Finished, generate
 from framepack.generation.plan import GenerationRequest, Plan, plan_generation
 from framepack.models.base import LevelLatents, PackedModel
 from framepack.models.codec import SectionCodec
+from framepack.models.lora import weight_shapes
 from framepack.packing.schedule import Kernel
-from framepack.presets import ALL_PARTS, PRESETS, Models, engine_fingerprint, load_preset
+from framepack.presets import (
+    ALL_PARTS,
+    PRESETS,
+    LoraFile,
+    Models,
+    engine_fingerprint,
+    load_preset,
+)
 
 SMALL = {
     preset.base: name
@@ -144,6 +153,28 @@ def test_a_video_has_the_frames_that_were_planned(
         assert (stream.height, stream.width) == (plan.height, plan.width)
         assert stream.average_rate == plan.config.fps
         assert sum(1 for _ in container.decode(stream)) == plan.num_pixel_frames
+
+
+def test_a_lora_merges_into_it(base: str, folder: Path, models: Models, tmp_path: Path) -> None:
+    plain: Any = models.released_transformer()
+    shapes = {name: shape for name, shape in weight_shapes(plain).items() if len(shape) == 2}
+    chosen = [name for name in shapes if ".to_" in name][:3]
+    torch.manual_seed(4)
+    tensors, deltas = {}, {}
+    for name in chosen:
+        rows, columns = shapes[name]
+        down, up = torch.randn(2, columns), torch.randn(rows, 2)
+        tensors[f"transformer.{name}.lora_A.weight"] = down
+        tensors[f"transformer.{name}.lora_B.weight"] = up
+        deltas[f"{name}.weight"] = up @ down
+    save_file(tensors, tmp_path / "lora.safetensors")
+    file = LoraFile(tmp_path / "lora.safetensors", 0.5)
+    merged: Any = load_preset(SMALL[base], folder, "cpu", [file]).released_transformer()
+    before, after = plain.state_dict(), merged.state_dict()
+    assert len(chosen) == 3
+    for name, tensor in before.items():
+        change = 0.5 * deltas[name] if name in deltas else torch.zeros(())
+        assert torch.allclose(after[name], tensor + change, atol=1e-6), name
 
 
 def test_the_fingerprint_covers_every_folder(base: str, models: Models, tmp_path: Path) -> None:
