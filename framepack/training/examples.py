@@ -23,7 +23,7 @@ from framepack.generation.context import NoisyContext, context_levels
 from framepack.generation.history import History, sections_needed
 from framepack.generation.orders import ORDERS, Section
 from framepack.models.base import LevelLatents, TextCondition
-from framepack.packing.schedule import Tail, parse_schedule
+from framepack.packing.schedule import PackingSchedule, Tail, parse_schedule
 from framepack.training.cache import CachedClip, CachedPrompt
 from framepack.training.histories import HistoryDraw, HistorySettings
 from framepack.types import Latents
@@ -64,16 +64,24 @@ class Arm:
                 f"sections go from 1 on and up, not {least} .. {most}, and shares are above 0, not "
                 f"{self.share:g}"
             )
-        schedule = parse_schedule(self.schedule or ORDERS[self.order].default_schedule)
-        tails = [e for e in (*schedule.earlier, *schedule.later) if isinstance(e, Tail)]
-        if any(tail.kind != "delete" for tail in tails):
-            self._refuse(f"{schedule} keeps its tail, which training does not: write td")
+        schedule = self.packing
         if schedule.discretised and self.history.change != "codebook":
             self._refuse(f"{schedule} discretises history: set history.change to codebook")
         self.plan(least)
 
     def _refuse(self, detail: str) -> NoReturn:
         raise InvalidRequest(f"arms.{self.name}", detail)
+
+    @property
+    def packing(self) -> PackingSchedule:
+        """The schedule, parsed."""
+        return parse_schedule(self.schedule or ORDERS[self.order].default_schedule)
+
+    @property
+    def keeps_tail(self) -> bool:
+        """Whether a section sees the more the more has been made, in more tokens."""
+        sides = (*self.packing.earlier, *self.packing.later)
+        return any(isinstance(e, Tail) and e.kind != "delete" for e in sides)
 
     def plan(self, num_sections: int) -> tuple[Section, ...]:
         """All sections of a video, in the order of sampling."""
@@ -219,6 +227,23 @@ def choose(arm: Arm, clips: Sequence[CachedClip], rng: random.Random, dropout: f
     return Choice(arm, clip, sections, index, captioned, _draw_history(arm.history, rng))
 
 
+def choose_batch(
+    arm: Arm, clips: Sequence[CachedClip], rng: random.Random, dropout: float, count: int
+) -> list[Choice]:
+    """Draw so many examples whose sequences have one layout.
+
+    Those of an arm that keeps its tail are the same section of videos of the same length.
+    """
+    if not arm.keeps_tail:
+        return [choose(arm, clips, rng, dropout) for _ in range(count)]
+    shortest = min(clips, key=lambda clip: clip.num_frames)
+    shared = choose(arm, [shortest], rng, dropout)
+    return [
+        replace(choose(arm, clips, rng, dropout), sections=shared.sections, index=shared.index)
+        for _ in range(count)
+    ]
+
+
 def _draw_history(settings: HistorySettings, rng: random.Random) -> HistoryDraw:
     """Draws nothing that the settings do not use: the same seed is the same run as before."""
     absent = settings.absent > 0 and rng.random() < settings.absent
@@ -254,10 +279,10 @@ def collate(examples: Sequence[Example], uncaptioned: CachedPrompt) -> Batch:
     text, mask = _padded([prompt.text for prompt in prompts])
     return Batch(
         levels=[
-            LevelLatents(
-                column[0].kernel,
-                torch.cat([level.latents for level in column]),
-                torch.cat([level.positions for level in column]),
+            replace(
+                column[0],
+                latents=torch.cat([level.latents for level in column]),
+                positions=torch.cat([level.positions for level in column]),
             )
             for column in columns
         ],

@@ -23,7 +23,7 @@ from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.models.lora import weight_shapes
 from framepack.packing.schedule import BASE_KERNEL, Level, pooled_first
 from framepack.training.cache import CachedClip, CachedPrompt
-from framepack.training.examples import Arm, Batch, Choice, choose, collate, same_size
+from framepack.training.examples import Arm, Batch, Choice, choose_batch, collate, same_size
 from framepack.training.levels import NoiseLevels
 from framepack.training.lora import LoraTraining, add_lora
 from framepack.training.memory import MemorySettings, blocks_of, place
@@ -160,7 +160,7 @@ class TransformerRun(Run[PackedHunyuanVideo]):
         rng = random.Random(f"{settings.run.seed} {self.step}")
         (arm,) = rng.choices(settings.arms, [arm.share for arm in settings.arms])
         clips = same_size(self.corpus.clips, rng)
-        choices = [choose(arm, clips, rng, settings.dropout) for _ in range(settings.batch)]
+        choices = choose_batch(arm, clips, rng, settings.dropout, settings.batch)
         generator = torch.Generator().manual_seed(rng.getrandbits(63))
         shape = (settings.batch, *choices[0].target_shape)
         levels = settings.levels.draw(settings.batch, generator, _tokens(shape))
@@ -193,7 +193,7 @@ class TransformerRun(Run[PackedHunyuanVideo]):
         for arm in settings.arms:
             rng = random.Random(f"held out {arm.name}")
             clips = same_size(self.corpus.held_out, rng)
-            choices = [choose(arm, clips, rng, 0.0) for _ in range(count)]
+            choices = choose_batch(arm, clips, rng, 0.0, count)
             shape = (count, *choices[0].target_shape)
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
             total = 0.0

@@ -99,6 +99,7 @@ def test_parts_of_a_batch_add_up_to_the_step(nano_corpus: Corpus, tmp_path: Path
             arms=(
                 Arm("noise", "vanilla", 1.0, history=HistorySettings("noise", absent=0.3)),
                 Arm("clean", "endpoints", 1.0),
+                Arm("tail", "vanilla", 1.0, "ta_f1k2f1k1_g9"),
             ),
         ),
     ],
