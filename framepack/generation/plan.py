@@ -334,4 +334,4 @@ def _named(table: Mapping[str, _T], what: str, name: str) -> _T:
 
 def _check(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise InvalidRequest(name, f"must be between {low:g} and {high:g}, not {value:g}")
+        raise InvalidRequest(name, f"must be between {low:.12g} and {high:.12g}, not {value:.12g}")
