@@ -20,6 +20,7 @@ from service.contract.errors import StorageError
 from service.contract.job import Lane
 from service.contract.record import Record, WorkerIdentity
 from service.contract.storage import open_storage
+from service.contract.tracing import TracingUnavailable, send_traces
 from worker import tasks
 from worker.artifacts import Artifacts
 from worker.drain import Drain
@@ -60,7 +61,8 @@ def run_lane(lane: Lane, settings: WorkerSettings) -> int:
         for preset, seconds in engine.load().items():
             metrics.load_seconds.labels(preset).set(seconds)
         storage = open_storage(settings.storage_url)
-    except (FramepackError, WrongDevice, StorageError) as error:
+        send_traces(settings.traces_endpoint, f"framepack-{lane}")
+    except (FramepackError, WrongDevice, StorageError, TracingUnavailable) as error:
         log.error("cannot start: %s", error)
         return MISCONFIGURED
     identity = WorkerIdentity(_unique_name(lane), lane, engine.fingerprints())

@@ -18,6 +18,7 @@ from service.contract.errors import LeaseLost
 from service.contract.job import Artifact, Lane
 from service.contract.record import Committed, Record, Ring, Task, TaskKind, WorkerIdentity
 from service.contract.storage.base import Storage
+from service.contract.tracing import working
 from worker import gpu
 from worker.drain import Drain
 from worker.engine import Engine
@@ -101,7 +102,11 @@ class Runner:
         seconds = self._links.record.policy.lease_ms / 1000
         lease = Lease(task, seconds, asked_at, self._guards.drain)
         self._tools.metrics.now(task.lane, "working")
-        with self._guards.watchdog.watching(), self._guards.heartbeat.keeping(lease):
+        with (
+            self._guards.watchdog.watching(),
+            self._guards.heartbeat.keeping(lease),
+            working(task.kind, task.spec.traceparent, _described(task)),
+        ):
             ring = self._attempt(lease)
         self._tools.metrics.now(task.lane, "draining" if self._guards.drain.requested else "idle")
         self._ring(ring)
@@ -172,3 +177,10 @@ class Runner:
             self._links.bells.ring(lanes)
         except _AWAY as error:
             log.warning("could not ring: %s; the sweeper will", type(error).__name__)
+
+
+def _described(task: Task) -> dict[str, str | int]:
+    """A task as a span shows it."""
+    found = {"messaging.message.id": task.job_id, "framepack.preset": task.spec.request.preset}
+    numbers = {"framepack.task": task.number, "framepack.crashes": task.crashes}
+    return {**found, **numbers}

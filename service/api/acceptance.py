@@ -20,6 +20,7 @@ from service.api.deps import Services
 from service.api.images import DecodedImage
 from service.api.submission import Submission
 from service.contract.job import Artifact, JobRequest, JobSpec
+from service.contract.tracing import current_traceparent
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ def _spec(tenant: str, request: JobRequest, plan: Plan, image: DecodedImage) -> 
         fps=plan.config.fps,
         video_size=(plan.height, plan.width),
         section_cost=section_cost(plan),
+        traceparent=current_traceparent(),
     )
 
 

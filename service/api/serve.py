@@ -14,6 +14,7 @@ from service.api.deps import Services
 from service.api.durability import UnsafeRedis
 from service.contract.errors import StorageError
 from service.contract.settings import Settings
+from service.contract.tracing import TracingUnavailable, send_traces
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,9 @@ def serve(host: str, port: int) -> int:
     try:
         app = create_app(Settings())
         parts: Services = app.state.services
+        send_traces(parts.settings.traces_endpoint, "framepack-gateway")
         _check(parts)
-    except (UnsafeRedis, StorageError) as error:
+    except (UnsafeRedis, StorageError, TracingUnavailable) as error:
         log.error("cannot start: %s", error)
         return 1
     if parts.settings.metrics_port is not None:

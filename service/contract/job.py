@@ -132,6 +132,7 @@ class JobSpec(BaseModel):
         video_size: (height, width) of the video.
         section_cost: Predicted work of one section, in the same unit for all jobs of a preset;
             fair sharing counts it.
+        traceparent: Of the request that submitted the job (W3C Trace Context), where it is traced.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -149,6 +150,7 @@ class JobSpec(BaseModel):
     fps: int
     video_size: tuple[int, int]
     section_cost: float = 1.0
+    traceparent: str = ""
     metadata: dict[str, str] = {}
 
 

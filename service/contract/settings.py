@@ -36,6 +36,7 @@ class Settings(BaseSettings):
             of its own port; a worker without one shows none; the deliver worker that a supervisor
             starts takes the next port.
         metrics_host: Address on which the metrics are shown; they are for nobody outside.
+        traces_endpoint: Where traces are sent, ``http://host:4318/v1/traces``; empty: nowhere.
         crash_point: For fault tests: the point at which a worker kills itself, `worker.faults`.
     """
 
@@ -60,6 +61,7 @@ class Settings(BaseSettings):
     torch_threads: Annotated[int, Field(ge=1)] | None = None
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     metrics_host: str = "127.0.0.1"
+    traces_endpoint: str = ""
     crash_point: str = ""
 
     def link_signing(self) -> LinkSigning:

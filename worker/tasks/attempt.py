@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from framepack.presets import Models
 from framepack.types import Latents
 from service.contract.job import Artifact, Lane
 from service.contract.record import Task
+from service.contract.tracing import part
 from worker.artifacts import Artifacts, new_key
 from worker.checkpoints import SectionCheckpoint, conditioning_from_bytes
 from worker.faults import CrashPoint
@@ -99,9 +100,11 @@ class Attempt:
         """Pass a place where a test may want the process to die."""
         self.tools.crash_point.reach(self.task.kind, self.task.section, where)
 
-    def stage(self, name: str) -> AbstractContextManager[None]:
-        """Measure a stage of the task; see `WorkerMetrics.section_seconds` for the names."""
-        return self.tools.metrics.stage(self.models.preset.name, name)
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure and trace a stage; see `WorkerMetrics.section_seconds` for the names."""
+        with part(name), self.tools.metrics.stage(self.models.preset.name, name):
+            yield
 
     def store(self, suffix: str, data: bytes, content_type: str) -> Artifact:
         """Upload the task's result under a key of its own. Raises StorageError."""

@@ -16,6 +16,7 @@ from service.api.errors import ApiProblem, documented
 from service.api.representation import accepted_view, etag, job_view
 from service.api.schemas import JOB_EXAMPLE
 from service.api.submission import Submission, read_submission, request_body_schema
+from service.contract import tracing
 from service.contract.job import JobSpec, JobStatus
 from service.contract.views import JobView
 
@@ -52,7 +53,10 @@ async def submit_job(request: Request, asking: TheTenant, parts: TheServices) ->
     if parts.submissions.statistics().tasks_waiting >= MOST_WAITING:
         raise ApiProblem("busy", "Many jobs are being submitted; try again shortly.")
     submission = await read_submission(request)
-    view = await to_thread.run_sync(_submit, parts, asking, submission, limiter=parts.submissions)
+    with tracing.accepting(request.headers):
+        view = await to_thread.run_sync(
+            _submit, parts, asking, submission, limiter=parts.submissions
+        )
     headers = {"Location": view.links.self, "Retry-After": str(SECONDS_BETWEEN_POLLS)}
     return JSONResponse(view.model_dump(mode="json"), HTTPStatus.ACCEPTED, headers)
 

@@ -1,0 +1,144 @@
+"""Compose, Kubernetes, Dockerfile and proxy, held to their specifications by real tools."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.support.system import require_program
+from worker.settings import WorkerSettings
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+OVERLAYS = sorted(path.parent for path in (DEPLOY / "k8s/overlays").glob("*/kustomization.yaml"))
+KUBERNETES = "1.34"
+SETTINGS = {f"FRAMEPACK_{name.upper()}" for name in WorkerSettings.model_fields}
+
+
+def run(*command: str | Path, **options: Any) -> str:
+    result = subprocess.run(command, capture_output=True, check=False, text=True, **options)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def tool(name: str) -> Path:
+    """A program that a package of the test extra brought."""
+    return Path(sys.executable).with_name(name)
+
+
+@pytest.mark.parametrize("name", ["docker-compose.yml", "deploy/compose.gpu.yml"])
+def test_compose_files_meet_the_specification(name: str) -> None:
+    run(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", ROOT / name)
+
+
+def test_the_dockerfile_has_no_known_faults() -> None:
+    run(tool("hadolint"), ROOT / "Dockerfile")
+
+
+def test_compose_builds_what_the_dockerfile_has_and_hardens_it() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    targets = {
+        line.split()[-1]
+        for line in (ROOT / "Dockerfile").read_text().splitlines()
+        if line.startswith("FROM")
+    }
+    ours = {name: each for name, each in compose["services"].items() if "build" in each}
+    assert set(ours) == {"gateway", "worker", "store-bucket"}
+    for service in ours.values():
+        assert service["build"]["target"] in targets
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+    redis = " ".join(compose["services"]["redis"]["command"])
+    assert "--appendonly yes --appendfsync always" in redis
+    assert "--maxmemory-policy noeviction" in redis
+
+
+def test_compose_mounts_files_that_exist() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    sources = [
+        volume.partition(":")[0]
+        for service in compose["services"].values()
+        for volume in service.get("volumes", [])
+    ]
+    sources += [each["file"] for each in compose["configs"].values() if "file" in each]
+    local = [source for source in sources if source.startswith("./")]
+    assert local
+    assert [source for source in local if not (ROOT / source).exists()] == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: str(path.name))
+def test_kubernetes_takes_the_manifests(overlay: Path) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl, which is in no package list, builds the overlays")
+    documents = list(yaml.safe_load_all(run("kubectl", "kustomize", overlay)))
+    kinds = {document["kind"] for document in documents}
+    assert kinds >= {"Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"}
+    for document in documents:
+        if document["apiVersion"].startswith("keda.sh/"):
+            continue  # a resource that Kubernetes itself does not know: below
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    for document in documents:
+        if document["kind"] == "Deployment":
+            _check_deployment(document)
+
+
+def _check_deployment(deployment: dict[str, Any]) -> None:
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsUser"] == 10001
+    for container in pod["containers"]:
+        security = container["securityContext"]
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["limits"]["memory"]
+    drain = [
+        int(variable["value"])
+        for variable in pod["containers"][0].get("env", [])
+        if variable["name"] == "FRAMEPACK_DRAIN_SECONDS"
+    ]
+    assert all(seconds < pod["terminationGracePeriodSeconds"] for seconds in drain)
+
+
+def test_workers_are_scaled_by_what_is_exported() -> None:
+    scaled = yaml.safe_load((DEPLOY / "k8s/overlays/h100/scaling.yaml").read_text())
+    (trigger,) = scaled["spec"]["triggers"]
+    assert trigger["type"] == "prometheus"
+    assert trigger["metadata"]["query"] == "sum(max by (preset) (framepack_backlog_gpu_seconds))"
+    assert scaled["spec"]["minReplicaCount"] < scaled["spec"]["maxReplicaCount"]
+
+
+def test_a_misspelt_field_would_be_found() -> None:
+    manifest = yaml.safe_load(
+        next(iter((DEPLOY / "k8s/base/gateway.yaml").read_text().split("\n---\n")))
+    )
+    manifest["spec"]["replica"] = 2
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+
+
+def test_only_settings_that_exist_are_set() -> None:
+    files = [ROOT / "Dockerfile", ROOT / "docker-compose.yml", *DEPLOY.rglob("*")]
+    named = {
+        (path.name, name)
+        for path in files
+        if path.is_file()
+        for name in re.findall(r"\b(FRAMEPACK_[A-Z_]+)\s*[=:,]", path.read_text())
+    }
+    substituted = {"FRAMEPACK_PUBLISH", "FRAMEPACK_WEIGHTS_FOLDER"}  # compose's own
+    assert {pair for pair in named if pair[1] not in SETTINGS | substituted} == set()
+
+
+def test_the_proxy_takes_its_configuration(tmp_path: Path) -> None:
+    program = require_program("nginx", "nginx-light")
+    text = (DEPLOY / "proxy/nginx.conf").read_text()
+    # The gateway's name is known inside the composition only.
+    text = text.replace("server gateway:8000", "server 127.0.0.1:8000")
+    text = text.replace("/run/nginx.pid", str(tmp_path / "pid"))
+    (tmp_path / "nginx.conf").write_text(text)
+    run(program, "-t", "-q", "-c", tmp_path / "nginx.conf", "-p", tmp_path)
