@@ -82,5 +82,5 @@ def section_cost(plan: Plan) -> float:
     """Predicted work of one section, in thousands of tokens through the transformer."""
     tokens = plan.schedule.target_tokens(*plan.latent_size)
     tokens += plan.schedule.context_tokens(*plan.latent_size)
-    passes = 2 if plan.cfg_scale > 1 else 1
+    passes = 1 + (plan.cfg_scale > 1) + (plan.history.guidance > 1)
     return plan.steps * passes * tokens / 1000

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from pydantic import BaseModel
 
@@ -32,6 +32,10 @@ _REQUEST_FIELDS = (
     ("guidance-scale", float, "distilled guidance"),
     ("cfg-scale", float, "classifier-free guidance"),
     ("negative-prompt", str, "what should not happen; needs --cfg-scale over 1"),
+    ("ranking", str, "of history: time, similarity or hybrid"),
+    ("history-noise", float, "strength of noise in history, 0 to 1"),
+    ("history-noise-mode", str, "scaled or constant"),
+    ("history-guidance", float, "over 1 keeps closer to history"),
 )
 
 
@@ -55,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _submit(client: Client, options: argparse.Namespace) -> int:
     names = [name.replace("-", "_") for name, _, _ in _REQUEST_FIELDS]
     fields = {name: getattr(options, name) for name in names}
+    fields["later_prompts"] = options.prompt_at or None
     job = client.submit(options.image, options.prompt, **fields)
     if options.output is None and not options.watch:
         return _show(job, options)
@@ -140,6 +145,13 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("-o", "--output", type=Path, help="follow, then save the video here")
     for name, kind, text in _REQUEST_FIELDS:
         submit.add_argument(f"--{name}", type=kind, help=text)
+    submit.add_argument(
+        "--prompt-at",
+        type=_later_prompt,
+        action="append",
+        metavar="SECONDS:PROMPT",
+        help="a prompt that takes over from there on; repeatable",
+    )
 
     watch = _command(commands, "watch", _watch, "follow a job until it ends", job=True)
     watch.add_argument("-o", "--output", type=Path, help="save the video here at the end")
@@ -148,6 +160,14 @@ def _parser() -> argparse.ArgumentParser:
     fetch = _command(commands, "fetch", _fetch, "download a finished video", job=True)
     fetch.add_argument("-o", "--output", type=Path, help="default: JOB.mp4")
     return parser
+
+
+def _later_prompt(text: str) -> dict[str, Any]:
+    seconds, colon, prompt = text.partition(":")
+    try:
+        return {"seconds": float(seconds if colon else ""), "prompt": prompt}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"write SECONDS:PROMPT, not {text!r}") from None
 
 
 def _command(

@@ -16,6 +16,7 @@ Reading is tried again when the service is away; submitting only when it cannot 
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -106,7 +107,7 @@ class Client:
         """
         body = image.read_bytes() if isinstance(image, Path) else image
         request = {"prompt": prompt, **fields}
-        form = {name: str(value) for name, value in request.items() if value is not None}
+        form = {name: _text(value) for name, value in request.items() if value is not None}
         files = {"image": ("image", body, "application/octet-stream")}
         try:
             answer = self._http.post("/jobs", data=form, files=files)
@@ -221,6 +222,11 @@ class Client:
                 if pause is None:
                     raise ServiceUnavailable(_reason(error)) from error
                 time.sleep(pause)
+
+
+def _text(value: Any) -> str:
+    """A form's field; what has parts is JSON in it."""
+    return json.dumps(value) if isinstance(value, list | tuple | dict) else str(value)
 
 
 def _ends(event: EventView) -> bool:

@@ -11,11 +11,21 @@ Three shapes of the same thing:
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    WithJsonSchema,
+)
 
+from framepack.generation.method import MAX_HISTORY_GUIDANCE, NoiseMode, Ranking
 from framepack.generation.plan import (
     MAX_CFG,
     MAX_GUIDANCE,
@@ -23,12 +33,14 @@ from framepack.generation.plan import (
     MAX_SEED,
     MAX_STEPS,
     GenerationRequest,
+    PromptAt,
 )
 from service.contract import events
 from service.contract.errors import Problem
 
 SCHEMA_VERSION = 1
 MAX_PROMPT_CHARACTERS = 2000
+MAX_LATER_PROMPTS = 20
 
 
 class JobStatus(StrEnum):
@@ -68,6 +80,41 @@ def _printable(text: str) -> str:
 Text = Annotated[str, AfterValidator(_printable), Field(max_length=MAX_PROMPT_CHARACTERS)]
 
 
+class LaterPrompt(BaseModel):
+    """A prompt that takes over from the one before.
+
+    Attributes:
+        seconds: Where in the video; the section that holds this moment is the first to be told.
+        prompt: The text.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)]
+    prompt: Annotated[Text, Field(min_length=1)]
+
+
+def _from_text(value: Any) -> Any:
+    """A form's field is text; there it holds the same JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        json.loads(value)
+    except ValueError:
+        raise ValueError("must be a JSON list of prompts") from None
+    return TypeAdapter(list[LaterPrompt]).validate_json(value)
+
+
+_LATER_PROMPTS_SCHEMA = {
+    "title": "Later Prompts",
+    "type": "array",
+    "maxItems": MAX_LATER_PROMPTS,
+    "items": LaterPrompt.model_json_schema(),
+    "default": [],
+}
+"""Written out: a reference would have to be resolved in every document that shows a request."""
+
+
 class JobRequest(BaseModel):
     """What a user may set; the picture travels beside it."""
 
@@ -83,6 +130,16 @@ class JobRequest(BaseModel):
     guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE)] | None = None
     cfg_scale: Annotated[float, Field(ge=1, le=MAX_CFG)] | None = None
     negative_prompt: Text = ""
+    later_prompts: Annotated[
+        tuple[LaterPrompt, ...],
+        BeforeValidator(_from_text),
+        Field(max_length=MAX_LATER_PROMPTS, strict=False),
+        WithJsonSchema(_LATER_PROMPTS_SCHEMA),
+    ] = ()
+    ranking: Ranking = "time"
+    history_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    history_noise_mode: NoiseMode = "scaled"
+    history_guidance: Annotated[float, Field(ge=1, le=MAX_HISTORY_GUIDANCE)] = 1.0
 
     def to_generation(self) -> GenerationRequest:
         """The library's request.
@@ -92,7 +149,8 @@ class JobRequest(BaseModel):
         """
         if self.seed is None:
             raise ValueError("the seed must be resolved before planning")
-        return GenerationRequest(**{**self.model_dump(), "seed": self.seed})
+        later = tuple(PromptAt(each.seconds, each.prompt) for each in self.later_prompts)
+        return GenerationRequest(**{**self.model_dump(), "seed": self.seed, "later_prompts": later})
 
 
 class Artifact(BaseModel):

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from framepack.drift.codebook import Codebook
 from framepack.models.tiny import build_folder
+from framepack.presets import CODEBOOK
 from tests.support.fleet import Fleet
 from tests.support.valkey import Valkey
 
@@ -38,6 +41,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
     weights = folder / "nano"
     build_folder(weights, size="nano")
+    entries = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
+    Codebook(entries).save(weights / CODEBOOK)
     data = tmp_path_factory.mktemp("service-valkey")
     settings = {"lease_seconds": str(LEASE_SECONDS), "backoff_seconds": "0,0.5"}
     with Valkey(data) as valkey, Fleet(valkey.url, weights, folder, **settings) as fleet:

@@ -97,3 +97,42 @@ def test_more_work_in_a_section_costs_more(
     assert cost(steps=20) == pytest.approx(2 * plain)
     assert cost(steps=10, cfg_scale=4) == pytest.approx(2 * plain)
     assert cost(steps=10, seconds=60) == pytest.approx(plain)
+
+
+METHOD = {"ranking": "hybrid", "history_noise": 0.25, "history_noise_mode": "constant"}
+LATER = [{"seconds": 1.5, "prompt": "then she sits down"}]
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_methods_and_prompts_by_position_are_fields(
+    http: httpx.Client, picture: bytes, body: Any
+) -> None:
+    later = json.dumps(LATER) if body is as_fields else LATER
+    fields = {**METHOD, "order": "planned", "schedule": "geometric+D", "later_prompts": later}
+    answer = http.post("/jobs", **body(picture, prompt=PROMPT, seconds=3.6, **fields))
+    assert answer.status_code == 202, answer.text
+    shown = answer.json()["input"]
+    assert {name: shown[name] for name in METHOD} == METHOD
+    assert shown["later_prompts"] == LATER
+    assert answer.json()["plan"]["places"] == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("ranking", "luck"),
+        ("history_noise", 2),
+        ("history_noise_mode", "often"),
+        ("history_guidance", 0.5),
+        ("later_prompts", [{"seconds": 30.0, "prompt": "x"}]),
+        ("later_prompts", [{"seconds": 2.0}]),
+        ("schedule", "td_f1k3h3w3_g9"),
+    ],
+)
+def test_methods_that_cannot_be_served_are_named(
+    http: httpx.Client, picture: bytes, field: str, value: Any
+) -> None:
+    answer = http.post("/jobs", **as_json(picture, prompt="x", order="vanilla", **{field: value}))
+    assert answer.status_code == 422, answer.text
+    (error,) = answer.json()["errors"]
+    assert error["pointer"].startswith(f"#/{field}")

@@ -100,3 +100,13 @@ def test_a_service_that_is_not_there_is_status_three(
     url = f"http://127.0.0.1:{free_port()}"
     assert main(["--url", url, "submit", photo, "x"]) == 3
     assert f"the service at {url} is unavailable" in capsys.readouterr().err
+
+
+def test_methods_and_later_prompts_are_options(run: Run, photo: str) -> None:
+    options = ("--ranking", "similarity", "--history-noise", "0.1", "--order", "planned")
+    later = ("--prompt-at", "1.3:it turns: slowly", "--prompt-at", "2.5:it stops")
+    status, text, _ = run("submit", photo, "x", "--seconds", "3.6", *options, *later, "--json")
+    assert status == 0
+    given = json.loads(text)["input"]
+    assert (given["ranking"], given["history_noise"]) == ("similarity", 0.1)
+    assert [each["prompt"] for each in given["later_prompts"]] == ["it turns: slowly", "it stops"]

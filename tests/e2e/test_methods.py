@@ -1,0 +1,60 @@
+"""Every order, and schedules and methods nobody released, through the whole service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from framepack.generation.generate import generate
+from framepack.generation.orders import ORDERS
+from framepack.generation.plan import plan_generation
+from framepack.media.images import open_image
+from framepack.presets import load_preset
+from service.contract.job import JobRequest
+from tests.e2e.conftest import Service
+from tests.support.fleet import PICTURE_SIZE, picture
+
+pytestmark = pytest.mark.slow
+
+LATER = [{"seconds": 1.5, "prompt": "a blue ring"}]
+
+METHODS: list[dict[str, Any]] = [
+    {"schedule": "ta_f2k1h4w4f1k1_g9", "order": "vanilla", "ranking": "hybrid"},
+    {"schedule": "temporal_kernel+D", "order": "inverted"},
+    {"schedule": "tc_f1k1_g9", "order": "vanilla", "history_noise": 0.2, "history_guidance": 1.5},
+]
+"""What each changes does not end with a section: a tail, a ranking, noise that moves the draws."""
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_order_gives_a_video_with_prompts_by_position(service: Service, order: str) -> None:
+    job_id = service.fleet.submit(
+        seconds=3.6, steps=2, order=order, schedule="geometric", later_prompts=LATER
+    )
+    job = service.fleet.wait_for_end(job_id)
+    assert job.status == "completed"
+    assert job.video is not None
+    assert job.video.num_frames == 109
+    spec = service.fleet.record.spec(job_id)
+    assert [each.prompt for each in spec.request.later_prompts] == ["a blue ring"]
+
+
+def test_the_service_makes_what_the_library_makes(service: Service, tmp_path: Path) -> None:
+    """Though each section is a task of its own, which has only committed latents to look at."""
+    requests = [{"seconds": 3.6, "steps": 2, "seed": 5, **method} for method in METHODS]
+    jobs = [service.fleet.submit(**request) for request in requests]
+    models = load_preset("tiny", service.weights, "cpu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for request, job_id in zip(requests, jobs, strict=True):
+            generation = JobRequest(prompt="a red ball", **request).to_generation()
+            plan = plan_generation(generation, PICTURE_SIZE)
+            list(generate(models, plan, open_image(picture()), tmp_path / "video.mp4"))
+            assert service.fleet.wait_for_end(job_id).status == "completed"
+            assert (tmp_path / "video.mp4").read_bytes() == service.fleet.video(job_id), request
+    finally:
+        torch.set_num_threads(threads)
