@@ -7,7 +7,7 @@ PIP_ARGS ?=
 BIN := .venv/bin
 LINTED := framepack service worker bench tests
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint clean settings dashboards base-digest
 
 demo: .venv/up.installed
 	@$(BIN)/python -m service.demo
@@ -26,6 +26,19 @@ lint: .venv/test.installed
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[$*]'
 	@touch $@
+
+# Pages and files that are written by code; tests hold them to it.
+settings: .venv/test.installed
+	$(BIN)/python -c 'import sys; from service.reference import reference; from worker.settings import WorkerSettings; \
+	  sys.stdout.write(reference(WorkerSettings))' > docs/settings.md
+
+dashboards:
+	$(PYTHON) deploy/grafana/build.py
+
+# The digest of the base image as a registry tells it now; to be handed to docker build as --build-arg PYTHON_BASE.
+BASE := $(shell sed -n 's/^ARG PYTHON_BASE=//p' Dockerfile)
+base-digest:
+	@docker buildx imagetools inspect --format '$(BASE)@{{.Manifest.Digest}}' '$(BASE)'
 
 clean:
 	rm -rf .venv data out .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -1,4 +1,4 @@
-"""`python -m service gateway`: the HTTP server. `python -m service up`: the whole service here."""
+"""`python -m service gateway`: the HTTP server; `up`: all of it here; `doctor`: is all well?"""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ def _gateway(options: argparse.Namespace) -> int:
     from service.api.serve import serve
 
     return serve(options.host, options.port)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from service.doctor import run
+
+    return run(make_bucket=options.make_bucket)
 
 
 def _up(options: argparse.Namespace) -> int:
@@ -70,6 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     gateway.set_defaults(run=_gateway)
     gateway.add_argument("--host", default="127.0.0.1", help="address to listen on")
     gateway.add_argument("--port", type=int, default=8000, help="port to listen on")
+
+    doctor = commands.add_parser("doctor", help="check the deployment; says what to fix")
+    doctor.set_defaults(run=_doctor)
+    doctor.add_argument(
+        "--make-bucket",
+        action="store_true",
+        help="first make the storage's bucket if it is missing",
+    )
 
     up = commands.add_parser("up", help="the whole service on this machine, with embedded parts")
     up.set_defaults(run=_up)

@@ -16,7 +16,8 @@ class Settings(BaseSettings):
 
     Attributes:
         redis_url: The server of the job record.
-        storage_url: ``file:///folder``, ``s3://bucket/prefix?endpoint=https://...&region=...``.
+        storage_url: ``file:///folder``, ``s3://bucket/prefix?endpoint=https://...&region=...``;
+            ``&public=https://...`` where clients reach the store at another address.
         public_url: Where clients reach the gateway.
         signing_secret: Signs links to files of a ``file://`` storage.
         api_keys: Tenants by API key, as ``key:tenant,key:tenant``; empty means open to everybody.

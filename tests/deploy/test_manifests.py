@@ -24,7 +24,8 @@ SETTINGS = {f"FRAMEPACK_{name.upper()}" for name in WorkerSettings.model_fields}
 def run(*command: str | Path, **options: Any) -> str:
     result = subprocess.run(command, capture_output=True, check=False, text=True, **options)
     assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    output: str = result.stdout
+    return output
 
 
 def tool(name: str) -> Path:

@@ -1,5 +1,8 @@
 """``s3://bucket/prefix?endpoint=https://host&region=name``: any S3-compatible store, by boto3.
 
+``&public=https://host`` names where clients reach the same store, if that is somewhere else: links
+are signed for that host, since a signature covers the host.
+
 Credentials come from boto3's own chain (environment, profile, instance role). Uploads are verified
 by a HEAD; downloads that end early are tried again, which boto3 does not do.
 """
@@ -42,8 +45,9 @@ _CONFIG = Config(
 class S3Storage:
     """Objects in a bucket. Implements `Storage`."""
 
-    def __init__(self, client: Any, bucket: str, prefix: str = "") -> None:
+    def __init__(self, client: Any, bucket: str, prefix: str = "", signer: Any = None) -> None:
         self._client = client
+        self._signer = signer or client
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
 
@@ -51,16 +55,18 @@ class S3Storage:
     def open(cls, url: SplitResult) -> S3Storage:
         """Open the bucket of an ``s3://`` URL; it must exist."""
         options = {name: values[-1] for name, values in parse_qs(url.query).items()}
-        unknown = options.keys() - {"endpoint", "region"}
+        unknown = options.keys() - {"endpoint", "region", "public"}
         if not url.netloc or unknown:
-            raise StorageError("write an S3 storage as s3://bucket/prefix?endpoint=...&region=...")
-        client = boto3.client(
-            "s3",
-            endpoint_url=options.get("endpoint"),
-            region_name=options.get("region"),
-            config=_CONFIG,
-        )
-        return cls(client, url.netloc, url.path.strip("/"))
+            raise StorageError(
+                "write an S3 storage as s3://bucket/prefix?endpoint=...&region=...&public=..."
+            )
+
+        def client(endpoint: str | None) -> Any:
+            region = options.get("region")
+            return boto3.client("s3", endpoint_url=endpoint, region_name=region, config=_CONFIG)
+
+        signer = client(options["public"]) if "public" in options else None
+        return cls(client(options.get("endpoint")), url.netloc, url.path.strip("/"), signer)
 
     def put(self, key: str, body: bytes, content_type: str) -> None:
         with _translated(key):
@@ -111,7 +117,7 @@ class S3Storage:
 
     def signed_url(self, key: str, *, expires_in: int, content_type: str, filename: str) -> str:
         with _translated(key):
-            url: str = self._client.generate_presigned_url(
+            url: str = self._signer.generate_presigned_url(
                 "get_object",
                 Params={
                     "Bucket": self._bucket,
@@ -122,6 +128,16 @@ class S3Storage:
                 ExpiresIn=expires_in,
             )
         return url
+
+    def make_bucket(self) -> bool:
+        """Make the bucket; false if it was there. Raises StorageError."""
+        try:
+            self.check()
+        except StorageError:
+            with _translated():
+                self._client.create_bucket(Bucket=self._bucket)
+            return True
+        return False
 
     def check(self) -> None:
         with _translated():
