@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from framepack.errors import FramepackError, InvalidRequest, ScheduleSyntaxError
-from framepack.generation.method import NOISE_MODES, RANKINGS
+from framepack.generation.method import ATTENTION_PATTERNS, NOISE_MODES, RANKINGS
 from framepack.generation.orders import ORDERS
 from framepack.generation.plan import (
     GENERATION_CONFIGS,
@@ -122,6 +122,7 @@ def _add_history(parser: argparse.ArgumentParser) -> None:
         help=f"with the steps or not: {', '.join(NOISE_MODES)} (%(default)s)",
     )
     add("--history-guidance", type=float, default=1.0, help="over 1 keeps closer (%(default)s)")
+    add("--attention", default="full", help=f"{', '.join(ATTENTION_PATTERNS)} (%(default)s)")
 
 
 def _prompt_at(text: str) -> PromptAt:
@@ -253,6 +254,7 @@ def _request(options: argparse.Namespace) -> GenerationRequest:
         history_noise=options.history_noise,
         history_noise_mode=options.history_noise_mode,
         history_guidance=options.history_guidance,
+        attention=options.attention,
     )
 
 

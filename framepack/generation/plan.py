@@ -52,6 +52,7 @@ class GenerationConfig:
             shown; None shows it clean.
         sections_apart: Each section is a clip of its own to the codec: its first latent frame is
             one pixel frame, and the start picture is not shown.
+        causal: The base model can attend block by block.
     """
 
     window: int = 9
@@ -67,6 +68,7 @@ class GenerationConfig:
     first_sigma: float = 1.0
     start_noise: tuple[float, float] | None = None
     sections_apart: bool = False
+    causal: bool = True
 
     @property
     def section_frames(self) -> int:
@@ -86,6 +88,7 @@ HELIOS = GenerationConfig(
     first_sigma=0.999,
     start_noise=(0.111, 0.135),
     sections_apart=True,
+    causal=False,
 )
 """Helios-Base as its diffusers pipeline runs it by default.
 
@@ -301,6 +304,10 @@ def _guidance(request: GenerationRequest, config: GenerationConfig) -> float:
 def _history_method(
     request: GenerationRequest, config: GenerationConfig, schedule: PackingSchedule
 ) -> HistoryMethod:
+    if request.attention == "causal" and not config.causal:
+        raise InvalidRequest(
+            "attention", f"preset {request.preset} has full attention only: leave attention out"
+        )
     return HistoryMethod(
         ranking=request.ranking,
         seconds_per_frame=config.temporal_compression / config.fps,

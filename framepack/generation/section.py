@@ -14,7 +14,7 @@ from framepack.drift.codebook import Codebook
 from framepack.generation.conditioning import Conditioning
 from framepack.generation.context import CleanContext, Context, NoisyContext, context_levels
 from framepack.generation.history import History
-from framepack.generation.method import CLEAN_HISTORY, HistoryMethod
+from framepack.generation.method import CAUSAL_BLOCK, CLEAN_HISTORY, HistoryMethod
 from framepack.generation.orders import Section
 from framepack.generation.ranked import ranked_section
 from framepack.generation.samplers import SAMPLERS, Denoise
@@ -202,6 +202,7 @@ class _Sampling(Generic[P]):
                     (height, width),
                     condition,
                     settings.guidance_scale,
+                    CAUSAL_BLOCK if settings.history.attention == "causal" else None,
                 )
 
         make = settings.step_cache

@@ -90,6 +90,7 @@ class PackedModel(Protocol, Generic[P]):
         size: tuple[int, int],
         condition: TextCondition,
         guidance_scale: float,
+        causal_block: int | None = None,
     ) -> P:
         """Everything of a section that does not change with the step.
 
@@ -99,6 +100,11 @@ class PackedModel(Protocol, Generic[P]):
             size: (height, width) of the latent grid.
             condition: Text and image conditioning of one guidance branch.
             guidance_scale: Distilled guidance.
+            causal_block: Latent frames of the target that see themselves, history, text and the
+                blocks before; None lets all see all.
+
+        Raises:
+            InvalidRequest: The model cannot do that.
         """
 
     def predict(

@@ -88,8 +88,13 @@ class JointAttention(nn.Module):
 
 
 def joint_mask(text_mask: TextMask | None, image_tokens: int) -> TextMask | None:
-    """Which keys of the joint sequence exist, given which text tokens do."""
-    return None if text_mask is None else F.pad(text_mask, (image_tokens, 0), value=True)
+    """Which keys of the joint sequence exist, given which text tokens do.
+
+    A mask of queries and keys is the whole sequence's already.
+    """
+    if text_mask is None or text_mask.ndim == 3:
+        return text_mask
+    return F.pad(text_mask, (image_tokens, 0), value=True)
 
 
 class DoubleBlock(nn.Module):

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from framepack.errors import WeightsError
+from framepack.errors import InvalidRequest, WeightsError
+from framepack.models.attention import block_causal
 from framepack.models.base import LevelLatents, StepCache, TextCondition
 from framepack.models.blocks import DoubleBlock, SingleBlock, joint_mask, modulate
 from framepack.models.conditions import ConditionMemo, condition_key
@@ -113,6 +114,8 @@ class PreparedSection:
         image: (b, m, d) projected image-encoder tokens.
         condition: Text conditioning.
         guidance: (b,) distilled guidance times 1000, in the model's dtype.
+        mask: (b, m) which tokens of the text stream exist, or (b, n, n) which of the joint
+            sequence may see which; None where all may.
         key: Of what `ConditionMemo` keeps for this condition; None to keep nothing.
     """
 
@@ -121,12 +124,8 @@ class PreparedSection:
     image: Tokens
     condition: TextCondition
     guidance: Tensor | None
+    mask: Tensor | None = None
     key: str | None = None
-
-    @property
-    def text_stream_mask(self) -> TextMask | None:
-        """Which tokens of the text stream exist; the image encoder's all do."""
-        return joint_mask(self.condition.mask, self.image.shape[1])
 
 
 class PatchEmbedding(nn.Module):
@@ -199,6 +198,7 @@ class PackedHunyuanVideo(nn.Module):
         size: tuple[int, int],
         condition: TextCondition,
         guidance_scale: float,
+        causal_block: int | None = None,
     ) -> PreparedSection:
         """See `PackedModel.prepare`. The guidance is rounded to the model's dtype (official)."""
         to = torch.empty(0, device=self.device, dtype=self.dtype)
@@ -209,16 +209,32 @@ class PackedHunyuanVideo(nn.Module):
         batch = positions.shape[0]
         history = torch.cat(tokens, 1) if tokens else to.new_empty(batch, 0, self.config.width)
         guidance = to.new_full((batch,), 1000.0 * guidance_scale)
+        mask = None if condition.mask is None else condition.mask.to(self.device)
+        image = self.image_projection(condition.image.to(to))
+        seen = joint_mask(mask, image.shape[1])
+        if causal_block is not None:
+            if self.parallel is not None:
+                raise InvalidRequest(
+                    "attention", "causal attention runs in one process, not in many"
+                )
+            per_frame = (size[0] // BASE_KERNEL.h) * (size[1] // BASE_KERNEL.w)
+            text = image.shape[1] + condition.text.shape[1]
+            frames = positions.shape[1]
+            allowed = block_causal(history.shape[1], frames, per_frame, text, causal_block)
+            exists = joint_mask(seen, history.shape[1] + frames * per_frame)
+            seen = allowed.to(self.device).expand(batch, -1, -1)
+            seen = seen if exists is None else seen & exists[:, None]
         return PreparedSection(
             history=history,
             phases=torch.cat([*phases, self._phases(positions, size, BASE_KERNEL)], dim=1),
-            image=self.image_projection(condition.image.to(to)),
+            image=image,
             condition=TextCondition(
                 text=condition.text.to(to),
                 pooled=condition.pooled.to(to),
                 image=condition.image,
-                mask=None if condition.mask is None else condition.mask.to(self.device),
+                mask=mask,
             ),
+            mask=seen,
             guidance=guidance if self.config.guidance_embeds else None,
             key=None if self.memo is None else condition_key(condition, guidance_scale),
         )
@@ -286,7 +302,7 @@ class PackedHunyuanVideo(nn.Module):
         self, image: Tokens, text: Tokens, condition: Tensor, prepared: PreparedSection
     ) -> Tokens:
         """The target's tokens after all blocks; the last one computes no others."""
-        phases, mask = prepared.phases, prepared.text_stream_mask
+        phases, mask = prepared.phases, prepared.mask
         target = slice(prepared.history.shape[1], image.shape[1])
         if self.parallel is None:
             return self._run((image, text), condition, phases, mask, target)
@@ -310,9 +326,10 @@ class PackedHunyuanVideo(nn.Module):
         whole_mask = joint_mask(mask, image.shape[1])
         last = len(self.single_transformer_blocks) - 1
         for number, block in enumerate(self.single_transformer_blocks):
-            joint = block(
-                joint, condition, phases, whole_mask, read if number == last else slice(None)
-            )
+            rows = read if number == last else slice(None)
+            causal = whole_mask is not None and whole_mask.ndim == 3
+            of_rows = whole_mask[:, rows] if causal and whole_mask is not None else whole_mask
+            joint = block(joint, condition, phases, of_rows, rows)
         return joint
 
     def _head(self, tokens: Tokens, condition: Tensor, shape: torch.Size) -> Latents:

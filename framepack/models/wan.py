@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from framepack.errors import WeightsError
+from framepack.errors import InvalidRequest, WeightsError
 from framepack.models.base import LevelLatents, StepCache, TextCondition
 from framepack.models.blocks import gelu
 from framepack.models.embedding import FREQUENCIES, TwoLayers, sinusoids
@@ -248,11 +248,14 @@ class PackedWan(nn.Module):
         size: tuple[int, int],
         condition: TextCondition,
         guidance_scale: float = 0.0,
+        causal_block: int | None = None,
     ) -> PreparedSection:
         """See `PackedModel.prepare`. Wan has no distilled guidance: ``guidance_scale`` is not read.
 
         The projections of text and of timestep 0 are the section's, not the step's.
         """
+        if causal_block is not None:
+            raise InvalidRequest("attention", "Wan presets have full attention only")
         to = torch.empty(0, device=self.device, dtype=self.dtype)
         tokens = [
             patchify(level.latents.to(to), level.kernel, self._projection) for level in levels

@@ -36,6 +36,7 @@ _REQUEST_FIELDS = (
     ("history-noise", float, "strength of noise in history, 0 to 1"),
     ("history-noise-mode", str, "scaled or constant"),
     ("history-guidance", float, "over 1 keeps closer to history"),
+    ("attention", str, "of the frames being made: full or causal"),
 )
 
 

@@ -25,7 +25,12 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from framepack.generation.method import MAX_HISTORY_GUIDANCE, NoiseMode, Ranking
+from framepack.generation.method import (
+    MAX_HISTORY_GUIDANCE,
+    AttentionPattern,
+    NoiseMode,
+    Ranking,
+)
 from framepack.generation.plan import (
     MAX_CFG,
     MAX_GUIDANCE,
@@ -140,6 +145,7 @@ class JobRequest(BaseModel):
     history_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
     history_noise_mode: NoiseMode = "scaled"
     history_guidance: Annotated[float, Field(ge=1, le=MAX_HISTORY_GUIDANCE)] = 1.0
+    attention: AttentionPattern = "full"
 
     def to_generation(self) -> GenerationRequest:
         """The library's request.

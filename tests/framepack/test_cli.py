@@ -58,6 +58,7 @@ def test_every_option_reaches_the_video(nano_folder: Path, photo: str, output: P
         ("--order", "forward"),
         ("--schedule", "f1k1_x_g9_f1k1_td"),
         ("--schedule", "temporal_kernel"),
+        ("--attention", "causal"),
         ("--steps", "2", "--history-noise", "0.5"),
         ("--steps", "2", "--history-noise", "0.5", "--history-noise-mode", "constant"),
         ("--history-noise", "0.5", "--history-guidance", "2"),

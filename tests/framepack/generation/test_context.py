@@ -214,6 +214,7 @@ class Affine:
         size: tuple[int, int],
         condition: TextCondition,
         guidance_scale: float,
+        causal_block: int | None = None,
     ) -> Tensor:
         seen = torch.stack([level.latents.sum() for level in levels]).sum()
         return 0.01 * seen + condition.text.sum()

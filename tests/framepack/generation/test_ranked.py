@@ -89,6 +89,7 @@ class Director:
         size: tuple[int, int],
         condition: TextCondition,
         guidance_scale: float,
+        causal_block: int | None = None,
     ) -> None:
         self.shown.append(levels)
 
