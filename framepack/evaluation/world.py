@@ -26,6 +26,7 @@ from framepack.generation.generate import sampling_settings
 from framepack.generation.history import History
 from framepack.generation.orders import ORDERS
 from framepack.generation.plan import GENERATION_CONFIGS, GenerationRequest, Plan, plan_generation
+from framepack.generation.restart import restarted
 from framepack.generation.section import sample_section
 from framepack.generation.seeds import noise_generator
 from framepack.generation.stitch import SectionDecoder, to_uint8
@@ -146,9 +147,8 @@ def generate_frames(models: Models, plan: Plan, image: UInt8[np.ndarray, "h w 3"
     settings = sampling_settings(plan)
     runs = []
     for section in plan.sections:
-        steps = sample_section(
-            models.transformer, conditioning, section, history, settings, generator
-        )
+        seen = restarted(section, history, models.codec, plan.request.seed)
+        steps = sample_section(models.transformer, conditioning, section, seen, settings, generator)
         *_, last = steps
         history.add(section.frames, last.estimate)
         runs.append(decoder.decode(section.index, history.frames))

@@ -23,6 +23,7 @@ from framepack.generation.conditioning import Conditioning
 from framepack.generation.encode import Encoders, encode
 from framepack.generation.history import History, frames_needed
 from framepack.generation.plan import Plan
+from framepack.generation.restart import restarted
 from framepack.generation.section import SamplingSettings, Step, sample_section
 from framepack.generation.seeds import noise_generator
 from framepack.generation.stepcache import StepCacheFactory
@@ -161,8 +162,9 @@ def generate(
     clips: list[tuple[int, Path]] = []
     with tempfile.TemporaryDirectory(prefix=".framepack-", dir=output.parent) as folder:
         for section in plan.sections:
+            seen = restarted(section, history, engine.codec, plan.request.seed)
             steps = sample_section(
-                engine.transformer, conditioning, section, history, settings, generator
+                engine.transformer, conditioning, section, seen, settings, generator
             )
             history.add(section.frames, (yield from _reported(section.index, steps)))
             yield Sampled(section.index)

@@ -23,7 +23,7 @@ def frames_needed(section: Section) -> frozenset[int]:
     ranked: then it is all that has been made, 4 MB a section of the released models.
     """
     seen = {frame for level in section.context for frame in level.frames}
-    return frozenset(seen.union(section.candidates))
+    return frozenset(seen.union(section.candidates, section.restart))
 
 
 def sections_needed(section: Section, sections: Sequence[Section]) -> list[Section]:

@@ -57,6 +57,8 @@ class Section:
         prompt: Index of its prompt.
         candidates: Frames to choose those of the packs from, when they are ranked by more than
             time; empty where ``context`` stands as it is.
+        restart: Frames whose last picture the section begins anew from, as its frame 0; empty where
+            history goes on.
     """
 
     index: int
@@ -65,6 +67,7 @@ class Section:
     context: tuple[ContextLevel, ...]
     prompt: int = 0
     candidates: tuple[int, ...] = ()
+    restart: tuple[int, ...] = ()
 
 
 @runtime_checkable
@@ -169,6 +172,24 @@ def forward(
             )
         )
     return tuple(sections)
+
+
+def repeating(
+    num_sections: int, schedule: PackingSchedule, prompt_starts: Sequence[int] = (0,)
+) -> tuple[Section, ...]:
+    """Image-to-video again and again, each time from the last picture (Table 2; no memory).
+
+    Every section is laid out as the first one of `forward`, see `framepack.generation.restart`.
+    """
+    sections = forward(num_sections, schedule, prompt_starts)
+    return tuple(
+        replace(
+            section,
+            context=sections[0].context,
+            restart=() if section.index == 0 else sections[section.index - 1].frames,
+        )
+        for section in sections
+    )
 
 
 def endpoints(
@@ -337,6 +358,7 @@ ORDERS: dict[str, Order] = {
     "inverted": Order(inverted, "f1k1_x_g9_f1k1f2k2f16k4_td"),
     "forward": Order(forward, "f1k1_x_td_f16k4f2k2f1k1_g9"),
     "vanilla": Order(forward, "td_f16k4f2k2f1k1_g9"),
+    "repeating": Order(repeating, "f1k1_x_td_f16k4f2k2f1k1_g9"),
     "endpoints": Order(endpoints, "f1k1_x_td_f16k4f2k2f1k1_g9_x_f1k1"),
     "planned": Order(planned, "f1k1_x_td_f16k4f2k2f1k1_g9_x_f1k1"),
 }

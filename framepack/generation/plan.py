@@ -6,7 +6,7 @@ that runs later, in one process or in many, reads the plan and decides nothing a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -271,10 +271,10 @@ def plan_generation(request: GenerationRequest, image_size: Size) -> Plan:
             f"{request.preset} generates {config.window}: write g{config.window}",
         )
     _check_kernels(schedule)
-    method = _history_method(request, config, schedule)
     sections = order.sections(
         num_sections(request.seconds, config), schedule, prompt_starts(request, config)
     )
+    method = _history_method(request, config, schedule, sections)
     height, width = nearest_bucket(image_size, config.buckets)
     return Plan(
         request=request,
@@ -302,11 +302,18 @@ def _guidance(request: GenerationRequest, config: GenerationConfig) -> float:
 
 
 def _history_method(
-    request: GenerationRequest, config: GenerationConfig, schedule: PackingSchedule
+    request: GenerationRequest,
+    config: GenerationConfig,
+    schedule: PackingSchedule,
+    sections: Sequence[Section],
 ) -> HistoryMethod:
     if request.attention == "causal" and not config.causal:
         raise InvalidRequest(
             "attention", f"preset {request.preset} has full attention only: leave attention out"
+        )
+    if request.ranking != "time" and any(section.restart for section in sections):
+        raise InvalidRequest(
+            "ranking", "this order remembers nothing to rank: leave ranking out or choose another"
         )
     return HistoryMethod(
         ranking=request.ranking,

@@ -186,7 +186,7 @@ class _Sampling(Generic[P]):
             return noisy, noisy.drowned() if method.guidance != 1.0 else None
         if method.guidance == 1.0:
             return CleanContext(levels), None
-        absent = context_levels(section, History(self.conditioning.start), codebook)
+        absent = context_levels(section, History(history.frames([0])), codebook)
         return CleanContext(levels), CleanContext(absent)
 
     def branch(self, section: Section, condition: TextCondition, context: Context) -> _Branch[P]:

@@ -19,6 +19,7 @@ from framepack.generation.conditioning import Conditioning, Prompt
 from framepack.generation.generate import sampling_settings
 from framepack.generation.history import History
 from framepack.generation.plan import GenerationRequest, Plan, plan_generation
+from framepack.generation.restart import restarted
 from framepack.generation.section import finish_section, sample_section
 from framepack.generation.seeds import noise_generator
 from framepack.generation.stitch import SectionDecoder
@@ -126,8 +127,9 @@ class Previews:
         history, generator = History(clip.start), noise_generator(plan.request.seed)
         runs = []
         for section in plan.sections:
+            seen = restarted(section, history, self._models.codec, plan.request.seed)
             steps = sample_section(
-                model, conditioning, section, history, sampling_settings(plan), generator
+                model, conditioning, section, seen, sampling_settings(plan), generator
             )
             history.add(section.frames, finish_section(steps))
             runs.append(decoder.decode(section.index, history.frames))

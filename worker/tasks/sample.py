@@ -10,6 +10,7 @@ import torch
 
 from framepack.generation.generate import sampling_settings
 from framepack.generation.history import History, sections_needed
+from framepack.generation.restart import restarted
 from framepack.generation.section import Step, sample_section
 from framepack.generation.seeds import noise_generator
 from framepack.types import Latents
@@ -27,7 +28,9 @@ def run(attempt: Attempt) -> Artifact:
         attempt.models.transformer,
         conditioning,
         attempt.section,
-        _history(attempt),
+        restarted(
+            attempt.section, _history(attempt), attempt.models.codec, attempt.plan.request.seed
+        ),
         sampling_settings(attempt.plan, codebook=attempt.models.codebook),
         generator,
     )
