@@ -16,20 +16,20 @@ COPY worker worker
 # Exact versions, of what builds the wheel too, come from constraints.txt.
 FROM build AS gateway-build
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    pip install --no-compile -c constraints.txt setuptools && \
-    pip install --no-compile --no-build-isolation -c constraints.txt '.[gateway,tracing]' && \
+    pip install -c constraints.txt setuptools && \
+    pip install --no-build-isolation -c constraints.txt '.[gateway,tracing]' && \
     pip uninstall --yes pip
 
 FROM build AS worker-build
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    pip install --no-compile -c constraints.txt setuptools && \
-    pip install --no-compile --no-build-isolation -c constraints.txt '.[worker,tracing]' && \
+    pip install -c constraints.txt setuptools && \
+    pip install --no-build-isolation -c constraints.txt '.[worker,tracing]' && \
     pip uninstall --yes pip
 
 FROM ${PYTHON_BASE} AS runtime
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin framepack \
     && install --directory --owner 10001 --group 10001 /var/lib/framepack
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
+ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
 # The root may be read-only: files are written to /tmp (a tmpfs) and, with file:// storage, to its volume.
 WORKDIR /tmp
 USER 10001

@@ -1,7 +1,7 @@
 """Every panel asks a real Prometheus, which scrapes the real service while jobs run.
 
-Grafana is in no package registry, so its drawing is not tested: what a panel asks for is, and with
-FRAMEPACK_PLOTS=folder each panel's answer is drawn as a plot for people to look at.
+Grafana is in no package registry, so its drawing is not tested: what a panel asks for is. With
+FRAMEPACK_PLOTS=folder each panel's answer is written there as points, to be drawn and looked at.
 """
 
 from __future__ import annotations
@@ -162,8 +162,8 @@ def _asked(query: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("panel", PANELS)
 def test_a_panel_finds_data(prometheus: Prometheus, panel: dict[str, Any]) -> None:
-    for target in panel["targets"]:
-        series = prometheus.since_start(_asked(target["expr"]))
+    answers = [prometheus.since_start(_asked(target["expr"])) for target in panel["targets"]]
+    for target, series in zip(panel["targets"], answers, strict=True):
         finite = [points for _, points in series if any(math.isfinite(v) for _, v in points)]
         if panel["title"] in ONLY_WITH_A_GPU:
             assert not finite, "this panel has data without a GPU: take it from the list"
@@ -171,7 +171,7 @@ def test_a_panel_finds_data(prometheus: Prometheus, panel: dict[str, Any]) -> No
             assert finite, f"no data for {target['expr']}"
             legends = {_legend(target["legendFormat"], labels) for labels, _ in series}
             assert len(legends) == len(series), f"series that look alike: {legends}"
-        _plot(panel, series)
+    _plot(panel, answers)
 
 
 @pytest.mark.slow
@@ -231,18 +231,17 @@ def _build_module() -> Any:
     return module
 
 
-def _plot(panel: dict[str, Any], series: list[Series]) -> None:
-    """Draw a panel's answer for people, where they ask for it."""
+def _plot(panel: dict[str, Any], answers: list[list[Series]]) -> None:
+    """Write a panel's answers for people to draw, where they ask for it."""
     folder = os.environ.get("FRAMEPACK_PLOTS")
-    if not folder or not series:
+    if not folder:
         return
-    data = {
-        "title": panel["title"],
-        "unit": panel["fieldConfig"]["defaults"]["unit"],
-        "series": [
-            {"legend": _legend(panel["targets"][0]["legendFormat"], labels), "points": points}
-            for labels, points in series
-        ],
-    }
+    found = [
+        {"legend": _legend(target["legendFormat"], labels), "points": points}
+        for target, series in zip(panel["targets"], answers, strict=True)
+        for labels, points in series
+    ]
+    unit = panel["fieldConfig"]["defaults"]["unit"]
     name = re.sub(r"\W+", "-", panel["title"])
-    Path(folder, f"{name}.json").write_text(json.dumps(data))
+    document = {"title": panel["title"], "unit": unit, "series": found}
+    Path(folder, f"{name}.json").write_text(json.dumps(document))
