@@ -40,7 +40,7 @@ ONLY_WITH_A_GPU = {
     "GPU power",
     "GPU temperature",
 }
-"""Panels that this test cannot see data in; where a GPU is, the first three are in tests/gpu."""
+"""Panels that show nothing here; what fills the first three is in tests/worker/test_gpu.py."""
 
 
 def dashboards() -> dict[str, Any]:

@@ -3,7 +3,7 @@ import torch
 
 from service.contract.job import Lane
 from tests.support.fleet import Fleet
-from worker.gpu import Pace, WrongDevice, choose_device, device_name, memory_bytes
+from worker.gpu import Pace, WrongDevice, choose_device, device_name, memory_bytes, start_peak
 from worker.process import MISCONFIGURED, run_lane
 from worker.settings import WorkerSettings
 
@@ -58,3 +58,18 @@ def test_a_gpu_is_at_most_one_step_behind() -> None:
         assert pace.steps_done(queued) == queued - 1
         assert all(end.query() for end in ends[:-1])  # type: ignore[no-untyped-call]
     assert memory_bytes(device)["peak"] >= matrix.nbytes
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_tasks_peak_starts_from_what_is_held_when_it_begins() -> None:
+    cuda = torch.device("cuda")
+    kept = torch.zeros(2**20, dtype=torch.uint8, device=cuda)
+    big = torch.zeros(2**28, dtype=torch.uint8, device=cuda)
+    assert memory_bytes(cuda)["peak"] >= 2**28
+    del big
+    start_peak(cuda)
+    found = memory_bytes(cuda)
+    assert kept.numel() <= found["peak"] < 2**28
+    assert found["allocated"] <= found["peak"]
+    assert found["reserved"] >= found["allocated"]
