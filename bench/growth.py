@@ -24,16 +24,16 @@ from bench._common import emit
 from bench._video import Video, long_plan
 from framepack.generation.generate import sampling_settings
 from framepack.generation.history import History, frames_needed
+from framepack.generation.orders import Section
 from framepack.generation.section import finish_section, sample_section
 from framepack.generation.seeds import noise_generator
 from framepack.generation.stitch import SectionDecoder
 from framepack.media.clips import encode_clip
 
 
-def sample(video: Video, history: History, index: int) -> float:
+def sample(video: Video, history: History, section: Section) -> float:
     """Seconds to sample a section whose history is there."""
-    settings = sampling_settings(video.plan)
-    section, noise = video.plan.sections[index], noise_generator(1)
+    settings, noise = sampling_settings(video.plan), noise_generator(1)
     began = time.process_time()
     finish_section(
         sample_section(
@@ -80,7 +80,7 @@ def times(video: Video, sections: Sequence[int], rounds: int) -> dict[str, dict[
     """Median seconds by kind of work and section (counted from 1)."""
     history = video.history()
     kinds: dict[str, Callable[[int], float]] = {
-        "sample": partial(sample, video, history),
+        "sample": lambda index: sample(video, history, video.plan.sections[index]),
         "deliver": partial(deliver, video),
         "deliver_officially": partial(deliver, video, officially=True),
     }

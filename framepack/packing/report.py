@@ -145,19 +145,18 @@ def packing_table() -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def write_table(path: Path) -> None:
-    """Replace the table between the two marks of a document.
+def write_between(path: Path, marks: tuple[str, str], text: str) -> None:
+    """Replace what stands between two marks of a document.
 
     Raises:
-        InvalidRequest: The document has no marks.
+        InvalidRequest: The document has no such marks.
     """
-    text = path.read_text(encoding="utf-8")
-    begin, end = TABLE_MARKS
-    if text.count(begin) != 1 or text.count(end) != 1:
+    document, (begin, end) = path.read_text(encoding="utf-8"), marks
+    if document.count(begin) != 1 or document.count(end) != 1:
         raise InvalidRequest("write_table", f"{path} needs one line {begin} and one {end}")
-    before, rest = text.split(begin)
+    before, rest = document.split(begin)
     after = rest.split(end)[1]
-    path.write_text(f"{before}{begin}\n{packing_table()}{end}{after}", encoding="utf-8")
+    path.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")
 
 
 def add_packing_arguments(parser: argparse.ArgumentParser) -> None:
@@ -190,7 +189,7 @@ def packing_command(options: argparse.Namespace) -> int:
 
 def _answer(options: argparse.Namespace) -> str:
     if options.write_table is not None:
-        write_table(options.write_table)
+        write_between(options.write_table, TABLE_MARKS, packing_table())
         return ""
     if options.name is None:
         return packing_table()

@@ -13,7 +13,7 @@ from framepack.packing.report import (
     add_packing_arguments,
     latent_grid,
     packing_table,
-    write_table,
+    write_between,
 )
 from framepack.packing.schedule import parse_schedule
 
@@ -107,5 +107,5 @@ def test_the_committed_table_is_current(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "packing.md").read_text(encoding="utf-8")
     copy = tmp_path / "packing.md"
     copy.write_text(text, encoding="utf-8")
-    write_table(copy)
+    write_between(copy, TABLE_MARKS, packing_table())
     assert copy.read_text(encoding="utf-8") == text
