@@ -145,10 +145,17 @@ def fitted_schedule(name: str, default: PackingSchedule, options: FamilyOptions)
         options: Of a family.
 
     Raises:
-        InvalidRequest: See `named_schedule`.
+        InvalidRequest: There is no such family, or see `named_schedule`.
     """
     family = name.removesuffix("+D")
     if family not in FAMILIES:
+        if not any(character.isdigit() for character in name):
+            known = ", ".join(FAMILIES)
+            raise InvalidRequest(
+                "schedule",
+                f"there is no such family of schedules; choose one of: {known}; or write a name "
+                f"like {default}",
+            )
         return parse_schedule(name)
     schedule = replace(FAMILIES[family](options), discretised=family != name)
     pack = schedule.earlier_pack

@@ -155,3 +155,9 @@ def test_a_family_may_be_discretised_too() -> None:
     default = parse_schedule(ORDERS["vanilla"].default_schedule)
     fitted = fitted_schedule("geometric+D", default, FamilyOptions(depth=2))
     assert str(fitted) == "td_f1k1h4w2f1k1_g9+D"
+
+
+def test_an_unknown_family_is_told_which_there_are() -> None:
+    default = parse_schedule(ORDERS["vanilla"].default_schedule)
+    with pytest.raises(InvalidRequest, match=r"temporal_kernel.*td_f16k4f2k2f1k1_g9"):
+        fitted_schedule("geometrical", default, FamilyOptions())

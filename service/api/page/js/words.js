@@ -64,6 +64,12 @@ export const ORDERS = {
     track: "Made from the start",
     first: "The beginning is made first",
   },
+  repeating: {
+    name: "Picture by picture",
+    about: "Each part begins anew from the last picture of the one before, and remembers no more. For comparison.",
+    track: "Made from the start",
+    first: "The beginning is made first",
+  },
   endpoints: {
     name: "Both ends first",
     about: "The ending, then the beginning, then what lies between.",
