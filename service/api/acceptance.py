@@ -11,6 +11,7 @@ import hashlib
 import logging
 import secrets
 import uuid
+from dataclasses import dataclass
 
 import redis.exceptions
 
@@ -19,22 +20,72 @@ from framepack.generation.plan import MAX_SEED, Plan, plan_generation
 from service.api.deps import Services
 from service.api.images import DecodedImage
 from service.api.submission import Submission
+from service.contract.idempotency import Idempotency
 from service.contract.job import Artifact, JobRequest, JobSpec
+from service.contract.record import Submitted
 from service.contract.tracing import current_traceparent
 
 log = logging.getLogger(__name__)
 
 
-def accept(parts: Services, tenant: str, submission: Submission) -> JobSpec:
+@dataclass(frozen=True)
+class Accepted:
+    """The job of a submission; replayed if the same submission had got it before."""
+
+    spec: JobSpec
+    replayed: bool
+
+
+def accept(parts: Services, tenant: str, submission: Submission) -> Accepted:
     """Accept a job. Blocks, so call it in a thread.
 
     Raises:
         InvalidRequest: A field cannot be served.
+        IdempotencyMismatch: The key came with another request.
         ImageRefused: The picture cannot.
         StorageError: The storage is away; nothing was accepted.
         redis.exceptions.RedisError: The record is away; nothing was accepted for certain.
     """
     parts.durability.require()
+    same = _idempotency(tenant, submission)
+    known = same and parts.record.submitted_as(same)
+    if known:
+        return Accepted(parts.record.spec(known), replayed=True)
+    spec, png = prepare(parts, tenant, submission)
+    parts.storage.put(spec.image.key, png, spec.image.content_type)
+    submitted = parts.record.submit(spec, same)
+    _ring(parts, submitted)
+    if submitted.job_id != spec.id:
+        # The same request, a moment earlier, through this gateway or another.
+        parts.storage.delete(spec.image.key)
+        return Accepted(parts.record.spec(submitted.job_id), replayed=True)
+    parts.metrics.submitted.labels(spec.request.preset).inc()
+    return Accepted(spec, replayed=False)
+
+
+def _idempotency(tenant: str, submission: Submission) -> Idempotency | None:
+    if submission.idempotency_key is None:
+        return None
+    # What equals its default is left out, so that a field that is new here changes nothing.
+    fields = submission.request.model_dump_json(exclude_defaults=True).encode()
+    body = fields + hashlib.sha256(submission.image).digest()
+    return Idempotency.of(tenant, submission.idempotency_key, body)
+
+
+def _ring(parts: Services, submitted: Submitted) -> None:
+    try:
+        parts.bells.ring(submitted.ring)
+    except redis.exceptions.RedisError as error:
+        log.warning("job %s has no bell yet: %s", submitted.job_id, type(error).__name__)
+
+
+def prepare(parts: Services, tenant: str, submission: Submission) -> tuple[JobSpec, bytes]:
+    """All that can be decided without accepting: the job, and its picture as PNG.
+
+    Raises:
+        InvalidRequest: A field cannot be served.
+        ImageRefused: The picture cannot.
+    """
     request = submission.request
     if request.preset not in parts.settings.presets:
         known = ", ".join(parts.settings.presets)
@@ -44,15 +95,7 @@ def accept(parts: Services, tenant: str, submission: Submission) -> JobSpec:
     with parts.metrics.image_seconds.time():
         image = parts.decoders.decode(submission.image)
     plan = plan_generation(request.to_generation(), image.size)
-    spec = _spec(tenant, request, plan, image)
-    parts.storage.put(spec.image.key, image.png, spec.image.content_type)
-    submitted = parts.record.submit(spec)
-    parts.metrics.submitted.labels(request.preset).inc()
-    try:
-        parts.bells.ring(submitted.ring)
-    except redis.exceptions.RedisError as error:
-        log.warning("job %s has no bell yet: %s", spec.id, type(error).__name__)
-    return spec
+    return _spec(tenant, request, plan, image), image.png
 
 
 def _spec(tenant: str, request: JobRequest, plan: Plan, image: DecodedImage) -> JobSpec:

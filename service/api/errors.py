@@ -24,7 +24,13 @@ from starlette.exceptions import HTTPException
 from framepack.errors import InvalidRequest, ScheduleSyntaxError
 from service.api.durability import UnsafeRedis
 from service.api.images import DecodersBusy, ImageRefused
-from service.contract.errors import JobConflict, JobFinished, JobNotFound, StorageError
+from service.contract.errors import (
+    IdempotencyMismatch,
+    JobConflict,
+    JobFinished,
+    JobNotFound,
+    StorageError,
+)
 from service.contract.views import FieldError, ProblemView
 
 log = logging.getLogger(__name__)
@@ -45,6 +51,7 @@ class ProblemKind:
 PROBLEMS: dict[str, ProblemKind] = {
     "malformed_body": ProblemKind(400, "The body cannot be read"),
     "invalid_event_id": ProblemKind(400, "Last-Event-ID is not an event's id"),
+    "invalid_idempotency_key": ProblemKind(400, "The Idempotency-Key cannot be used"),
     "unauthenticated": ProblemKind(401, "An API key is needed"),
     "invalid_signature": ProblemKind(403, "The link is not valid or has expired"),
     "not_found": ProblemKind(404, "There is nothing here"),
@@ -58,6 +65,7 @@ PROBLEMS: dict[str, ProblemKind] = {
     "unsupported_media_type": ProblemKind(415, "The body's media type is not supported"),
     "range_not_satisfiable": ProblemKind(416, "The range lies outside the file"),
     "invalid_request": ProblemKind(422, "The request has invalid fields"),
+    "idempotency_mismatch": ProblemKind(422, "The Idempotency-Key came with another request"),
     "internal_error": ProblemKind(500, "The service made a mistake", retryable=True),
     "busy": ProblemKind(503, "The service is busy", retryable=True),
     "record_unsafe": ProblemKind(503, "The job record may lose jobs, so none are accepted"),
@@ -211,6 +219,9 @@ _TRANSLATIONS: dict[type[Exception], Callable[[Any], ApiProblem]] = {
     JobNotFound: lambda _: ApiProblem("job_not_found", "No job of yours has this id."),
     JobFinished: lambda error: ApiProblem("job_finished", f"The job is {error.status}."),
     JobConflict: lambda _: ApiProblem("job_conflict", "Read the job for its present state."),
+    IdempotencyMismatch: lambda _: ApiProblem(
+        "idempotency_mismatch", "Send the same request with this key, or another key."
+    ),
     StorageError: _from_storage,
     UnsafeRedis: _unsafe,
     redis.exceptions.RedisError: _from_redis,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
@@ -22,6 +23,7 @@ from service.api.images import MAX_IMAGE_BYTES
 from service.contract.job import JobRequest
 from service.contract.views import FieldError
 
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 MAX_FIELD_BYTES = 64 * 1024
 MAX_FORM_BYTES = MAX_IMAGE_BYTES + 128 * 1024
 MAX_JSON_BYTES = 4 * ((MAX_IMAGE_BYTES + 2) // 3) + 128 * 1024
@@ -33,6 +35,7 @@ class Submission:
 
     request: JobRequest
     image: bytes
+    idempotency_key: str | None = None
 
 
 class JsonSubmission(JobRequest):
@@ -52,11 +55,20 @@ async def read_submission(request: Request) -> Submission:
     if reader is None:
         known = " or ".join(_READERS)
         raise ApiProblem("unsupported_media_type", f"Send the job as {known}.")
-    submission = await reader(request)
+    key = _idempotency_key(request)
+    submission = replace(await reader(request), idempotency_key=key)
     if len(submission.image) > MAX_IMAGE_BYTES:
         detail = f"The picture must not be larger than {MAX_IMAGE_BYTES} bytes."
         raise ApiProblem("body_too_large", detail)
     return submission
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _KEY.fullmatch(key):
+        detail = "Send 1 to 255 visible ASCII characters, such as a UUID."
+        raise ApiProblem("invalid_idempotency_key", detail)
+    return key
 
 
 async def _read_json(request: Request) -> Submission:

@@ -6,7 +6,8 @@
             print(event.type, event.data)
         client.fetch(job.id, Path("out.mp4"))
 
-Reading is tried again when the service is away; submitting only when it cannot have been accepted.
+Everything is tried again when the service is away. A submission carries an `Idempotency-Key`, so
+that trying again cannot make a second job.
 
     ClientError
     +-- RequestRefused       the service understood and said no; carries its problem document
@@ -62,6 +63,7 @@ class Client:
         api_key: str | None = None,
         timeout: float = 30.0,
         retry_seconds: tuple[float, ...] = RETRY_SECONDS,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Open a client.
 
@@ -70,9 +72,12 @@ class Client:
             api_key: The tenant's key; a service without keys needs none.
             timeout: Seconds without any byte before a try is given up.
             retry_seconds: Pauses between tries; one try more than pauses.
+            transport: How requests to the gateway travel; None is the network.
         """
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.Client(base_url=base_url, headers=headers, timeout=timeout)
+        self._http = httpx.Client(
+            base_url=base_url, headers=headers, timeout=timeout, transport=transport
+        )
         # Signed links belong to whoever holds them: the API key must not travel along.
         self._links = httpx.Client(timeout=timeout, follow_redirects=True)
         self._retry_seconds = retry_seconds
@@ -93,12 +98,20 @@ class Client:
         self._http.close()
         self._links.close()
 
-    def submit(self, image: Path | bytes, prompt: str, **fields: Any) -> JobView:
+    def submit(
+        self,
+        image: Path | bytes,
+        prompt: str,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> JobView:
         """Submit a job.
 
         Args:
             image: A PNG, JPEG or WebP file, or its bytes.
             prompt: What should happen in the video.
+            idempotency_key: The same within a day gives the same job; drawn if not given.
             **fields: Other request fields (`JobRequest`); None is left out.
 
         Raises:
@@ -109,11 +122,9 @@ class Client:
         request = {"prompt": prompt, **fields}
         form = {name: _text(value) for name, value in request.items() if value is not None}
         files = {"image": ("image", body, "application/octet-stream")}
-        try:
-            answer = self._http.post("/jobs", data=form, files=files)
-        except httpx.TransportError as error:
-            raise ServiceUnavailable(_reason(error)) from error
-        return JobView.model_validate_json(_checked(answer).content)
+        headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
+        answer = self._request("POST", "/jobs", headers, data=form, files=files)
+        return JobView.model_validate_json(answer.content)
 
     def get(self, job_id: str) -> JobView:
         """The job as it is now."""
@@ -210,13 +221,17 @@ class Client:
         return self._request("GET", path, headers)
 
     def _request(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        **content: Any,
     ) -> httpx.Response:
         """A request that may be repeated."""
         pauses = iter(self._retry_seconds)
         while True:
             try:
-                return _checked(self._http.request(method, path, headers=headers))
+                return _checked(self._http.request(method, path, headers=headers, **content))
             except (httpx.TransportError, ServiceUnavailable) as error:
                 pause = next(pauses, None)
                 if pause is None:

@@ -4,6 +4,7 @@ ContractError
 +-- JobNotFound          no such job, or not this tenant's
 +-- JobFinished          the job is in a terminal state, which never changes
 +-- JobConflict          the job is in a state in which this cannot be done
++-- IdempotencyMismatch  the idempotency key came with another request before
 +-- LeaseLost            another worker may own the task now: stop, write nothing more
 +-- RecordUnreadable     the stored job is damaged, or of a form this process does not know
 +-- StorageError         the object store failed
@@ -33,6 +34,10 @@ class JobFinished(ContractError):  # noqa: N818
 
 class JobConflict(ContractError):  # noqa: N818
     """The job is in a state in which this cannot be done."""
+
+
+class IdempotencyMismatch(ContractError):  # noqa: N818
+    """The idempotency key came with another request before."""
 
 
 class LeaseLost(ContractError):  # noqa: N818

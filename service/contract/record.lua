@@ -182,8 +182,30 @@ end
 
 local transitions = {}
 
+-- The job that an Idempotency-Key stands for: its id, or false where the key came with another request.
+local function known_as(idempotency)
+  local known = idempotency and redis.call('GET', key('idempotent', idempotency.key))
+  if not known then return nil end
+  local digest, id = known:match('^(%S+) (%S+)$')
+  if not id or not exists(id) then return nil end
+  return digest == idempotency.digest and id
+end
+
+-- A tenant's jobs expire by themselves. Each submission forgets some that did, so that the list stays
+-- about as long as what it lists.
+local function enlist(id, tenant, order)
+  local list = key('jobs', tenant)
+  for _, other in ipairs(redis.call('ZRANDMEMBER', list, LOOKED_AT)) do
+    if not exists(other) then redis.call('ZREM', list, other) end
+  end
+  redis.call('ZADD', list, order, id)
+end
+
 function transitions.submit(a)
-  if exists(a.id) then return { created = false, ring = refresh(a.id) } end
+  local known = known_as(a.idempotency)
+  if known == false then return { mismatch = true } end
+  local id = known or a.id
+  if exists(id) then return { id = id, created = false, ring = refresh(id) } end
   local order = redis.call('INCR', key('submitted'))
   set(a.id, 'version', a.version, 'spec', a.spec, 'tenant', a.tenant, 'preset', a.preset,
     'priority', a.priority, 'cost', a.cost, 'sections', a.sections, 'ahead', a.ahead,
@@ -191,9 +213,14 @@ function transitions.submit(a)
     'render.next', 0, 'render.fence', 0, 'render.lease', 0, 'render.crashes', 0,
     'deliver.next', 0, 'deliver.fence', 0, 'deliver.lease', 0, 'deliver.crashes', 0)
   redis.call('SADD', key('open'), a.id)
+  enlist(a.id, a.tenant, order)
+  if a.idempotency then
+    local same = a.idempotency.digest .. ' ' .. a.id
+    redis.call('SET', key('idempotent', a.idempotency.key), same, 'PX', DAY)
+  end
   emit(a.id, 'queued', { total_sections = a.sections })
   count_accepted(a.id)
-  return { created = true, ring = refresh(a.id) }
+  return { id = a.id, created = true, ring = refresh(a.id) }
 end
 
 function transitions.claim(a)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.resources import files
 from typing import Any, cast
@@ -22,6 +22,7 @@ from redis import Redis
 
 from service.contract.connections import KEY_PREFIX
 from service.contract.errors import (
+    IdempotencyMismatch,
     JobConflict,
     JobFinished,
     JobNotFound,
@@ -29,6 +30,7 @@ from service.contract.errors import (
     Problem,
     RecordUnreadable,
 )
+from service.contract.idempotency import Idempotency
 from service.contract.job import (
     SCHEMA_VERSION,
     Artifact,
@@ -109,6 +111,7 @@ class RecordPolicy:
 class Submitted:
     """Answer to a submit; ``created`` is false when the job was there already."""
 
+    job_id: str
     created: bool
     ring: Ring
 
@@ -138,8 +141,16 @@ class Record:
 
     # -- the gateway's half
 
-    def submit(self, spec: JobSpec) -> Submitted:
-        """Accept a job. When this returns, the job will end, whatever crashes."""
+    def submit(self, spec: JobSpec, idempotency: Idempotency | None = None) -> Submitted:
+        """Accept a job. When this returns, the job will end, whatever crashes.
+
+        Args:
+            spec: The job.
+            idempotency: If the same was accepted within a day, that job is the answer.
+
+        Raises:
+            IdempotencyMismatch: The key came with another request.
+        """
         answer = self._call(
             "submit",
             id=spec.id,
@@ -152,8 +163,29 @@ class Record:
             sections=spec.num_sections,
             ahead=self.policy.render_ahead,
             retention=self.policy.retention_ms,
+            **({} if idempotency is None else {"idempotency": asdict(idempotency)}),
         )
-        return Submitted(answer["created"], _ring(answer))
+        if answer.get("mismatch"):
+            raise IdempotencyMismatch(spec.id)
+        return Submitted(answer["id"], answer["created"], _ring(answer))
+
+    def submitted_as(self, idempotency: Idempotency) -> str | None:
+        """The job that the same submission got before, if it is still there.
+
+        Only saves work: between this answer and a submit the same may be accepted.
+
+        Raises:
+            IdempotencyMismatch: The key came with another request.
+        """
+        known = cast(str | None, self.redis.get(f"{KEY_PREFIX}idempotent:{idempotency.key}"))
+        if known is None:
+            return None
+        digest, _, job_id = known.partition(" ")
+        if not self.redis.exists(_job_key(job_id)):
+            return None
+        if digest != idempotency.digest:
+            raise IdempotencyMismatch(job_id)
+        return job_id
 
     def cancel(self, job_id: str) -> JobStatus:
         """Cancel: at once when no worker holds the job, else when the workers have stopped.

@@ -38,36 +38,50 @@ MOST_WAITING = 32
             "headers": {
                 "Location": {"description": "The job.", "schema": {"type": "string"}},
                 "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+                "Idempotency-Replayed": {
+                    "description": "`true` where the same request had been accepted before.",
+                    "schema": {"type": "string"},
+                },
             },
             "content": {"application/json": {"example": JOB_EXAMPLE}},
         },
         **documented(400, 401, 413, 415, 422, 500, 503),
     },
 )
-async def submit_job(request: Request, asking: TheTenant, parts: TheServices) -> Response:
+async def submit_job(
+    request: Request,
+    asking: TheTenant,
+    parts: TheServices,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> Response:
     """Submit a picture and a prompt.
 
     The picture: PNG, JPEG or WebP of at most 10 MiB, from 64 to 4096 pixels a side; of an animation
     the first frame. Fields that are left out take the preset's defaults; a seed is drawn.
+
+    With an `Idempotency-Key` (1 to 255 visible ASCII characters) the same request sent again within
+    24 hours, even at the same time, is the same job; another request with that key is refused.
     """
     if parts.submissions.statistics().tasks_waiting >= MOST_WAITING:
         raise ApiProblem("busy", "Many jobs are being submitted; try again shortly.")
     submission = await read_submission(request)
     with tracing.accepting(request.headers):
-        view = await to_thread.run_sync(
+        view, replayed = await to_thread.run_sync(
             _submit, parts, asking, submission, limiter=parts.submissions
         )
     headers = {"Location": view.links.self, "Retry-After": str(SECONDS_BETWEEN_POLLS)}
+    if replayed:
+        headers["Idempotency-Replayed"] = "true"
     return JSONResponse(view.model_dump(mode="json"), HTTPStatus.ACCEPTED, headers)
 
 
-def _submit(parts: Services, asking: str, submission: Submission) -> JobView:
-    spec = accept(parts, asking, submission)
+def _submit(parts: Services, asking: str, submission: Submission) -> tuple[JobView, bool]:
+    accepted = accept(parts, asking, submission)
     try:
-        return job_view(parts, spec)
+        return job_view(parts, accepted.spec), accepted.replayed
     except RedisError:
         # It is accepted, so it must be said, even if it cannot be read now.
-        return accepted_view(parts, spec)
+        return accepted_view(parts, accepted.spec), accepted.replayed
 
 
 @router.get(
