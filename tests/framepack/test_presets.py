@@ -13,7 +13,6 @@ from framepack.errors import InvalidRequest, WeightsError
 from framepack.generation.plan import GENERATION_CONFIGS
 from framepack.generation.stepcache import TeaCacheSettings
 from framepack.models.loading import files_sha256
-from framepack.models.tiny import build_folder
 from framepack.presets import (
     ALL_PARTS,
     FOLDERS,
