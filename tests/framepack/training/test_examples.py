@@ -42,8 +42,10 @@ class Truthful:
         size: tuple[int, int],
         condition: TextCondition,
         guidance_scale: float,
+        causal_block: int | None = None,
     ) -> None:
         assert guidance_scale == 10.0
+        assert causal_block is None
         self.seen.append((list(levels), positions, size, condition))
 
     def predict(
