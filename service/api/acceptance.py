@@ -22,7 +22,7 @@ from service.api.images import DecodedImage
 from service.api.submission import Submission
 from service.contract.idempotency import Idempotency
 from service.contract.job import Artifact, JobRequest, JobSpec
-from service.contract.record import Submitted
+from service.contract.record import Ring
 from service.contract.tracing import current_traceparent
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def accept(parts: Services, tenant: str, submission: Submission) -> Accepted:
     spec, png = prepare(parts, tenant, submission)
     parts.storage.put(spec.image.key, png, spec.image.content_type)
     submitted = parts.record.submit(spec, same)
-    _ring(parts, submitted)
+    ring(parts, submitted.ring)
     if submitted.job_id != spec.id:
         # The same request, a moment earlier, through this gateway or another.
         parts.storage.delete(spec.image.key)
@@ -72,11 +72,12 @@ def _idempotency(tenant: str, submission: Submission) -> Idempotency | None:
     return Idempotency.of(tenant, submission.idempotency_key, body)
 
 
-def _ring(parts: Services, submitted: Submitted) -> None:
+def ring(parts: Services, lanes: Ring) -> None:
+    """Wake workers for what the record says has work; a lost bell is rung again by the sweeper."""
     try:
-        parts.bells.ring(submitted.ring)
+        parts.bells.ring(lanes)
     except redis.exceptions.RedisError as error:
-        log.warning("job %s has no bell yet: %s", submitted.job_id, type(error).__name__)
+        log.warning("no bell was rung, the sweeper will: %s", type(error).__name__)
 
 
 def prepare(parts: Services, tenant: str, submission: Submission) -> tuple[JobSpec, bytes]:

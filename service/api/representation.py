@@ -61,6 +61,9 @@ def _put_together(parts: Services, spec: JobSpec, job: Job, progress: Progress) 
     )
 
 
+_UNDER_WAY = (JobStatus.QUEUED, JobStatus.RUNNING)
+
+
 def links_view(public_url: str, job: Job) -> Links:
     """Where to go from a job; what cannot be done now has no link."""
     here = f"{public_url.rstrip('/')}/jobs/{job.id}"
@@ -68,6 +71,8 @@ def links_view(public_url: str, job: Job) -> Links:
         self=here,
         events=f"{here}/events",
         cancel=None if job.status.terminal else f"{here}/cancel",
+        pause=f"{here}/pause" if job.status in _UNDER_WAY else None,
+        resume=f"{here}/resume" if job.status is JobStatus.PAUSED else None,
         video=f"{here}/video" if job.status is JobStatus.COMPLETED else None,
     )
 

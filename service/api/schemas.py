@@ -68,7 +68,12 @@ JOB_EXAMPLE: dict[str, Any] = {
     "video": None,
     "error": None,
     "last_sequence": 8,
-    "links": {"self": _HERE, "events": f"{_HERE}/events", "cancel": f"{_HERE}/cancel"},
+    "links": {
+        "self": _HERE,
+        "events": f"{_HERE}/events",
+        "cancel": f"{_HERE}/cancel",
+        "pause": f"{_HERE}/pause",
+    },
 }
 
 STREAM_EXAMPLE = (

@@ -81,6 +81,14 @@ def _cancel(client: Client, options: argparse.Namespace) -> int:
     return _show(client.cancel(options.job), options)
 
 
+def _pause(client: Client, options: argparse.Namespace) -> int:
+    return _show(client.pause(options.job), options)
+
+
+def _resume(client: Client, options: argparse.Namespace) -> int:
+    return _show(client.resume(options.job), options)
+
+
 def _fetch(client: Client, options: argparse.Namespace) -> int:
     path = options.output or Path(f"{options.job}.mp4")
     link = client.fetch(options.job, path)
@@ -158,6 +166,8 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("-o", "--output", type=Path, help="save the video here at the end")
     _command(commands, "get", _get, "show a job", job=True)
     _command(commands, "cancel", _cancel, "cancel a job", job=True)
+    _command(commands, "pause", _pause, "let no other section of a job begin", job=True)
+    _command(commands, "resume", _resume, "go on with a paused job", job=True)
     fetch = _command(commands, "fetch", _fetch, "download a finished video", job=True)
     fetch.add_argument("-o", "--output", type=Path, help="default: JOB.mp4")
     return parser

@@ -134,6 +134,14 @@ class Client:
         """Ask for a cancellation; the job is `cancelling` until the workers have stopped."""
         return JobView.model_validate_json(self._request("POST", f"/jobs/{job_id}/cancel").content)
 
+    def pause(self, job_id: str) -> JobView:
+        """Let no other section begin; those in work are finished."""
+        return JobView.model_validate_json(self._request("POST", f"/jobs/{job_id}/pause").content)
+
+    def resume(self, job_id: str) -> JobView:
+        """Go on with a paused job where it was."""
+        return JobView.model_validate_json(self._request("POST", f"/jobs/{job_id}/resume").content)
+
     def video(self, job_id: str) -> VideoLink:
         """A fresh link to the finished video."""
         headers = {"Accept": "application/json"}

@@ -191,16 +191,6 @@ local function known_as(idempotency)
   return digest == idempotency.digest and id
 end
 
--- A tenant's jobs expire by themselves. Each submission forgets some that did, so that the list stays
--- about as long as what it lists.
-local function enlist(id, tenant, order)
-  local list = key('jobs', tenant)
-  for _, other in ipairs(redis.call('ZRANDMEMBER', list, LOOKED_AT)) do
-    if not exists(other) then redis.call('ZREM', list, other) end
-  end
-  redis.call('ZADD', list, order, id)
-end
-
 function transitions.submit(a)
   local known = known_as(a.idempotency)
   if known == false then return { mismatch = true } end
@@ -213,7 +203,6 @@ function transitions.submit(a)
     'render.next', 0, 'render.fence', 0, 'render.lease', 0, 'render.crashes', 0,
     'deliver.next', 0, 'deliver.fence', 0, 'deliver.lease', 0, 'deliver.crashes', 0)
   redis.call('SADD', key('open'), a.id)
-  enlist(a.id, a.tenant, order)
   if a.idempotency then
     local same = a.idempotency.digest .. ' ' .. a.id
     redis.call('SET', key('idempotent', a.idempotency.key), same, 'PX', DAY)

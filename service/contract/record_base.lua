@@ -10,7 +10,6 @@
 -- open, healed                  ids of jobs that have not ended; how far the last look at them came
 -- leases, delayed               "{id} {lane}" by expiry, by end of a back-off
 -- claim:{token}                 the job that a claim got, for as long as its answer may be lost
--- jobs:{tenant}                 ids of a tenant's jobs by order of submission; may name some that expired
 -- idempotent:{hash}             "{hash of the request} {id}" of a submission with an Idempotency-Key
 -- record_sharing.lua describes the keys of jobs that wait.
 
@@ -22,7 +21,6 @@ local FIREHOSE = 10000             -- events kept for readers that follow many j
 local STEP_INTERVAL = 500          -- milliseconds between published steps of a job
 local DAY = 24 * 3600 * 1000       -- for this long an Idempotency-Key gives the same job
 local WEEK = 7 * DAY               -- kept for this long if the record does not say
-local LOOKED_AT = 4                -- listed jobs a submission looks at, to forget those that expired
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

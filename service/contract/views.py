@@ -127,6 +127,8 @@ class Links(View):
     self: str
     events: str
     cancel: str | None = None
+    pause: str | None = None
+    resume: str | None = None
     video: str | None = None
 
 

@@ -1,4 +1,4 @@
-"""Submit, read and cancel jobs."""
+"""Submit, read, pause, resume and cancel jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 
-from service.api.acceptance import accept
+from service.api.acceptance import accept, ring
 from service.api.deps import OwnedJob, Services, TheServices, TheTenant
 from service.api.errors import ApiProblem, documented
 from service.api.representation import accepted_view, etag, job_view
@@ -131,6 +131,35 @@ def cancel_job(spec: OwnedJob, parts: TheServices) -> Response:
     status = parts.record.cancel(spec.id)
     accepted = HTTPStatus.OK if status is JobStatus.CANCELLED else HTTPStatus.ACCEPTED
     return JSONResponse(_view(parts, spec), accepted)
+
+
+@router.post(
+    "/jobs/{job_id}/pause",
+    response_model=JobView,
+    responses={200: {"description": "Paused."}, **documented(401, 404, 409, 500, 503)},
+)
+def pause_job(spec: OwnedJob, parts: TheServices) -> Response:
+    """Pause a job: sections in work are finished, no other one begins until it is resumed.
+
+    Pausing a paused job changes nothing.
+    """
+    parts.record.pause(spec.id)
+    return JSONResponse(_view(parts, spec))
+
+
+@router.post(
+    "/jobs/{job_id}/resume",
+    response_model=JobView,
+    responses={
+        200: {"description": "Waiting or running again."},
+        **documented(401, 404, 409, 500, 503),
+    },
+)
+def resume_job(spec: OwnedJob, parts: TheServices) -> Response:
+    """Go on with a paused job where it was. A job that is not paused is left as it is."""
+    _, lanes = parts.record.resume(spec.id)
+    ring(parts, lanes)
+    return JSONResponse(_view(parts, spec))
 
 
 def _view(parts: Services, spec: JobSpec) -> object:

@@ -10,6 +10,7 @@ from redis import Redis
 
 from service.contract.errors import Problem
 from service.contract.job import Lane
+from service.contract.record import WorkerIdentity
 from service.contract.views import JobView, ProblemView, VideoLink
 from tests.support.lanes import INIT, HandWorker
 
@@ -84,6 +85,34 @@ def test_a_waiting_job_is_cancelled_at_once(http: httpx.Client, submit: Submit) 
     assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
     assert code_of(http.post(f"/jobs/{job['id']}/cancel")) == (409, "job_finished")
     assert code_of(http.get(f"/jobs/{job['id']}/video")) == (409, "no_video")
+
+
+def test_a_paused_job_rests_between_sections_and_goes_on(
+    http: httpx.Client, submit: Submit, worker: HandWorker
+) -> None:
+    job = submit(seconds="2.4")
+    worker.run(Lane.RENDER)  # encodes
+    task = worker.claim(Lane.RENDER)
+    for _ in range(2):
+        paused = http.post(job["links"]["pause"])
+        assert (paused.status_code, paused.json()["status"]) == (200, "paused")
+    assert set(paused.json()["links"]) >= {"resume", "cancel"}
+    assert paused.json()["links"]["pause"] is None
+    worker.commit(task)  # what was in work is kept
+    other = WorkerIdentity("another", Lane.RENDER, {"tiny": "hand-made"})
+    assert worker.record.claim(other, uuid.uuid4().hex) is None
+
+    for _ in range(2):
+        resumed = http.post(paused.json()["links"]["resume"])
+        assert (resumed.status_code, resumed.json()["status"]) == (200, "running")
+    assert resumed.json()["links"]["resume"] is None
+    worker.run(Lane.DELIVER)
+    worker.run(Lane.RENDER)
+    worker.run(Lane.DELIVER, 2)
+    assert read(http, job).status == "completed"
+    for verb in ("pause", "resume"):
+        assert code_of(http.post(f"/jobs/{job['id']}/{verb}")) == (409, "job_finished")
+        assert http.post(f"/jobs/{uuid.uuid4().hex}/{verb}").status_code == 404
 
 
 def test_a_running_job_is_cancelling_until_its_worker_has_stopped(

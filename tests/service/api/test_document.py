@@ -32,6 +32,8 @@ def test_every_endpoint_is_described(document: dict[str, Any]) -> None:
         "GET /jobs/{job_id}",
         "GET /jobs/{job_id}/events",
         "POST /jobs/{job_id}/cancel",
+        "POST /jobs/{job_id}/pause",
+        "POST /jobs/{job_id}/resume",
         "GET /jobs/{job_id}/video",
         "GET /options",
         "GET /files/{key}",

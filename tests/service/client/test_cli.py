@@ -82,6 +82,14 @@ def test_a_failed_or_cancelled_job_is_status_one(run: Run, photo: str, worker: H
     assert "the job was cancelled" in err
 
 
+def test_a_job_is_paused_and_goes_on(run: Run, photo: str) -> None:
+    _, line, _ = run("submit", photo, "x")
+    job_id = line.split()[0]
+    assert run("pause", job_id)[:2] == (0, f"{job_id} paused 0%\n")
+    assert run("resume", job_id)[:2] == (0, f"{job_id} queued 0%\n")
+    assert run("resume", "0" * 32)[0] == 2
+
+
 def test_refusals_are_status_two(run: Run, photo: str, tmp_path: Path) -> None:
     status, out, err = run("submit", photo, "x", "--steps", "0")
     assert (status, out) == (2, "")

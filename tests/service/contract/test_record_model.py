@@ -76,7 +76,7 @@ class Actors(RuleBasedStateMachine):
                 time.sleep(LEASE_MS / 4000)
                 self.record.sweep()
         self.every_job_tells_one_story()
-        one_a_job = ("job:", "claim:", "jobs:")
+        one_a_job = ("job:", "claim:")
         one_a_service = ("served:", "clock:", "events", "submitted", "healed", "counts", "pace")
         kept = (*one_a_job, *one_a_service)
         left = [str(key).removeprefix("framepack:") for key in self.record.redis.scan_iter()]

@@ -143,9 +143,10 @@ def test_a_pause_and_a_lost_attempt_are_told(
     expect(page.locator("#say")).to_contain_text("goes on from the last finished section")
     film_worker.section()
     expect(page.locator("#say")).to_have_text("Making section 2 of 4. 1 ready to play.")
-    film_worker.record.pause(job_id)
+    page.get_by_role("button", name="Pause").click()
     expect(page.locator("#stage-title")).to_have_text("Paused")
-    film_worker.record.resume(job_id)
+    assert film_worker.record.get(job_id).status == "paused"
+    page.get_by_role("button", name="Go on").click()
     expect(page.locator("#stage-title")).to_have_text("Making your video")
 
 
