@@ -1,5 +1,7 @@
-"""Python client of the gateway and the `framepack-jobs` command."""
+"""Python clients of the gateway, blocking and async, and the `framepack-jobs` command."""
 
-from service.client.client import Client, ClientError, RequestRefused, ServiceUnavailable
+from service.client.async_client import AsyncClient
+from service.client.client import Client
+from service.client.errors import ClientError, RequestRefused, ServiceUnavailable
 
-__all__ = ["Client", "ClientError", "RequestRefused", "ServiceUnavailable"]
+__all__ = ["AsyncClient", "Client", "ClientError", "RequestRefused", "ServiceUnavailable"]

@@ -1,4 +1,4 @@
-"""The gateway's API as Python calls.
+"""The gateway's API as Python calls that block.
 
     with Client("http://127.0.0.1:8000") as client:
         job = client.submit(Path("photo.png"), "The girl dances.", seconds=5)
@@ -6,51 +6,26 @@
             print(event.type, event.data)
         client.fetch(job.id, Path("out.mp4"))
 
-Everything is tried again when the service is away. A submission carries an `Idempotency-Key`, so
-that trying again cannot make a second job.
-
-    ClientError
-    +-- RequestRefused       the service understood and said no; carries its problem document
-    +-- ServiceUnavailable   no answer, or none that helps, after all tries
+`service.client.async_client.AsyncClient` is the same with await. What the calls do is in
+`service.client.calls`, once; here is how a blocking program does it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
-from pydantic import ValidationError
 
-from service.client.sse import parse_events
-from service.contract.views import EventView, JobView, ProblemView, VideoLink
+from service.client.calls import RETRY_SECONDS, Calls
+from service.client.talk import Ask, Call, Listen, Rest, Talk, Tell, Wish
+from service.contract.views import EventView, JobView, VideoLink
 
-RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
-TERMINAL_EVENTS = frozenset({"completed", "failed", "cancelled"})
-_AWAY = frozenset({502, 503, 504})
-
-
-class ClientError(Exception):
-    """Base of everything the client raises on purpose."""
-
-
-class RequestRefused(ClientError):  # noqa: N818 - reads as what it is at the raise site
-    """The service understood the request and refused it."""
-
-    def __init__(self, problem: ProblemView) -> None:
-        reasons = [f"{error.pointer}: {error.detail}" for error in problem.errors or []]
-        super().__init__("; ".join([problem.title, *(reasons or [problem.detail])]))
-        self.problem = problem
-
-
-class ServiceUnavailable(ClientError):  # noqa: N818
-    """The service gave no answer, or none that helps."""
+T = TypeVar("T")
 
 
 class Client:
@@ -74,13 +49,12 @@ class Client:
             retry_seconds: Pauses between tries; one try more than pauses.
             transport: How requests to the gateway travel; None is the network.
         """
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.Client(
-            base_url=base_url, headers=headers, timeout=timeout, transport=transport
+            base_url=base_url, headers=authorization(api_key), timeout=timeout, transport=transport
         )
         # Signed links belong to whoever holds them: the API key must not travel along.
         self._links = httpx.Client(timeout=timeout, follow_redirects=True)
-        self._retry_seconds = retry_seconds
+        self._calls = Calls(retry_seconds)
 
     def __enter__(self) -> Client:
         return self
@@ -118,35 +92,27 @@ class Client:
             RequestRefused: The request is not acceptable.
             ServiceUnavailable: The service cannot be reached or cannot accept now.
         """
-        body = image.read_bytes() if isinstance(image, Path) else image
-        request = {"prompt": prompt, **fields}
-        form = {name: _text(value) for name, value in request.items() if value is not None}
-        files = {"image": ("image", body, "application/octet-stream")}
-        headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
-        answer = self._request("POST", "/jobs", headers, data=form, files=files)
-        return JobView.model_validate_json(answer.content)
+        return self._result(self._calls.submit(image, prompt, idempotency_key, fields))
 
     def get(self, job_id: str) -> JobView:
         """The job as it is now."""
-        return JobView.model_validate_json(self._read(f"/jobs/{job_id}").content)
+        return self._result(self._calls.get(job_id))
 
     def cancel(self, job_id: str) -> JobView:
         """Ask for a cancellation; the job is `cancelling` until the workers have stopped."""
-        return JobView.model_validate_json(self._request("POST", f"/jobs/{job_id}/cancel").content)
+        return self._result(self._calls.control(job_id, "cancel"))
 
     def pause(self, job_id: str) -> JobView:
         """Let no other section begin; those in work are finished."""
-        return JobView.model_validate_json(self._request("POST", f"/jobs/{job_id}/pause").content)
+        return self._result(self._calls.control(job_id, "pause"))
 
     def resume(self, job_id: str) -> JobView:
         """Go on with a paused job where it was."""
-        return JobView.model_validate_json(self._request("POST", f"/jobs/{job_id}/resume").content)
+        return self._result(self._calls.control(job_id, "resume"))
 
     def video(self, job_id: str) -> VideoLink:
         """A fresh link to the finished video."""
-        headers = {"Accept": "application/json"}
-        answer = self._read(f"/jobs/{job_id}/video", headers=headers)
-        return VideoLink.model_validate_json(answer.content)
+        return self._result(self._calls.video(job_id))
 
     def fetch(self, job_id: str, path: Path) -> VideoLink:
         """Download the finished video; the file appears whole, with the right hash, or not at all.
@@ -155,20 +121,7 @@ class Client:
             RequestRefused: There is no video (yet).
             ServiceUnavailable: The bytes could not be had.
         """
-        link = self.video(job_id)
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        try:
-            with partial.open("xb") as file:
-                digest = hashlib.sha256()
-                for chunk in self._download(link.url):
-                    digest.update(chunk)
-                    file.write(chunk)
-            if digest.hexdigest() != link.sha256:
-                raise ServiceUnavailable("the downloaded video is damaged; fetch it again")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        return link
+        return self._result(self._calls.fetch(job_id, path))
 
     def events(self, job_id: str, after: int | None = None) -> Iterator[EventView]:
         """A job's events until it ends, through lost connections.
@@ -183,92 +136,55 @@ class Client:
         Raises:
             ServiceUnavailable: The connection could not be had again.
         """
-        last = after
-        while True:
-            for event in self._stream(job_id, last):
-                if event.sequence is not None:
-                    last = event.sequence
-                yield event
-                if _ends(event):
-                    return
-            # The connection ended without the job's end: ask again, from where it broke.
-            if self._ended(job_id, last):
-                return
-            time.sleep(self._retry_seconds[0] if self._retry_seconds else 0.0)
+        return self._told(Talk(self._calls.events(job_id, after)))
 
-    def _ended(self, job_id: str, last: int | None) -> bool:
-        job = self.get(job_id)
-        return job.status.terminal and last is not None and last >= job.last_sequence
+    def _result(self, call: Call[T]) -> T:
+        talk = Talk(call)
+        for _ in self._told(talk):
+            pass
+        return talk.result
 
-    def _stream(self, job_id: str, after: int | None) -> Iterator[EventView]:
-        headers = {"Accept": "text/event-stream"}
-        if after is not None:
-            headers["Last-Event-ID"] = str(after)
-        try:
-            with self._http.stream("GET", f"/jobs/{job_id}/events", headers=headers) as answer:
-                if answer.status_code != httpx.codes.OK:
-                    answer.read()
-                    _checked(answer)
-                    return
-                for event in parse_events(answer.iter_lines()):
-                    yield EventView.model_validate_json(event.data)
-        except (httpx.TransportError, ServiceUnavailable):
-            # `events` reads the job next, with pauses, before it connects again.
-            return
-
-    def _download(self, url: str) -> Iterator[bytes]:
-        try:
-            with self._links.stream("GET", url) as answer:
-                if answer.status_code != httpx.codes.OK:
-                    raise ServiceUnavailable(f"the storage answered {answer.status_code}")
-                yield from answer.iter_bytes()
-        except httpx.TransportError as error:
-            raise ServiceUnavailable(_reason(error)) from error
-
-    def _read(self, path: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
-        return self._request("GET", path, headers)
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str] | None = None,
-        **content: Any,
-    ) -> httpx.Response:
-        """A request that may be repeated."""
-        pauses = iter(self._retry_seconds)
-        while True:
-            try:
-                return _checked(self._http.request(method, path, headers=headers, **content))
-            except (httpx.TransportError, ServiceUnavailable) as error:
-                pause = next(pauses, None)
-                if pause is None:
-                    raise ServiceUnavailable(_reason(error)) from error
-                time.sleep(pause)
+    def _told(self, talk: Talk[Any]) -> Iterator[Any]:
+        """Do what a call wants done; what it tells."""
+        with closing(_Line(self._http, self._links)) as line, closing(talk.wishes()) as wishes:
+            for wish in wishes:
+                if isinstance(wish, Tell):
+                    yield wish.value
+                    continue
+                with talk.doing():
+                    talk.done(line.do(wish))
 
 
-def _text(value: Any) -> str:
-    """A form's field; what has parts is JSON in it."""
-    return json.dumps(value) if isinstance(value, list | tuple | dict) else str(value)
+class _Line:
+    """Does what a call wants, and closes what it left open."""
+
+    def __init__(self, http: httpx.Client, links: httpx.Client) -> None:
+        self._http = http
+        self._links = links
+        self._open: httpx.Response | None = None
+        self._pieces: Iterator[bytes] = iter(())
+
+    def do(self, wish: Wish) -> Any:
+        if isinstance(wish, Rest):
+            return time.sleep(wish.seconds)
+        return self._send(wish) if isinstance(wish, Ask) else next(self._pieces, None)
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+
+    def _send(self, ask: Ask) -> httpx.Response:
+        self.close()
+        http = self._links if ask.signed_link else self._http
+        request = http.build_request(ask.method, ask.url, headers=ask.headers, **ask.content)
+        self._open = http.send(request, stream=True)
+        if isinstance(ask, Listen) and self._open.status_code == httpx.codes.OK:
+            self._pieces = self._open.iter_bytes()
+        else:
+            self._open.read()
+        return self._open
 
 
-def _ends(event: EventView) -> bool:
-    if event.type == "snapshot":
-        return JobView.model_validate(event.data).status.terminal
-    return event.type in TERMINAL_EVENTS
-
-
-def _checked(answer: httpx.Response) -> httpx.Response:
-    if answer.is_success or answer.is_redirect:
-        return answer
-    try:
-        problem = ProblemView.model_validate_json(answer.content)
-    except ValidationError:
-        raise ServiceUnavailable(f"the answer was {answer.status_code}") from None
-    if answer.status_code in _AWAY:
-        raise ServiceUnavailable(f"{problem.title}: {problem.detail}")
-    raise RequestRefused(problem)
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def authorization(api_key: str | None) -> dict[str, str]:
+    """The headers that say who asks."""
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}

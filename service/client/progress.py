@@ -1,23 +1,24 @@
-"""A job's progress for a person: one line rewritten in place, or plain lines without a terminal."""
+"""A job's progress for a person: live bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
-from typing import TextIO
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, TextIO
 
 from service.contract.views import EventView, JobView
 
-BAR_WIDTH = 24
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class ProgressLine:
-    """Shows events to a person."""
+    """Shows events to a person. Without the package `rich` a terminal gets lines as well."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._live = out.isatty()
+        self._bars = _Bars(out) if out.isatty() and find_spec("rich") else None
         self._completed = 0
         self._total = 0
-        self._at_work = ""
 
     def show(self, event: EventView) -> None:
         """Take one event into account, and tell."""
@@ -29,15 +30,15 @@ class ProgressLine:
             self._completed += 1
             self._tell(f"section {event.data['section'] + 1} can be played")
         elif event.type == "section.started":
+            self._total = event.data.get("total_sections", self._total)
             self._tell(f"section {event.data['section'] + 1} started")
-        elif event.type != "section.sampled":
+        elif event.type not in ("section.sampled", "preview"):
             self._tell(event.type)
 
     def close(self) -> None:
-        """End the live line."""
-        if self._live:
-            self._out.write("\n")
-            self._out.flush()
+        """Leave the bars as they are."""
+        if self._bars is not None:
+            self._bars.close()
 
     def _start_from(self, job: JobView) -> None:
         self._completed = job.progress.sections_completed
@@ -47,17 +48,50 @@ class ProgressLine:
         self._tell(f"{job.status.value}{place}{eta}")
 
     def _step(self, event: EventView) -> None:
-        data = event.data
-        self._at_work = (
-            f"section {data['section'] + 1} of {data['total_sections']}, "
-            f"step {data['step']} of {data['total_steps']}"
-        )
-        if self._live:
-            self._tell(self._at_work)
+        if self._bars is not None:
+            data = event.data
+            self._bars.step(data["section"], data["step"], data["total_steps"])
 
     def _tell(self, text: str) -> None:
-        filled = BAR_WIDTH * self._completed // max(1, self._total)
-        bar = "#" * filled + "." * (BAR_WIDTH - filled)
-        line = f"[{bar}] {self._completed}/{self._total} sections  {text}"
-        self._out.write(f"\r\x1b[K{line}" if self._live else f"{line}\n")
+        if self._bars is not None:
+            self._bars.tell(text, self._completed, self._total)
+            return
+        self._out.write(f"{self._completed}/{self._total} sections  {text}\n")
         self._out.flush()
+
+
+class _Bars:
+    """Two bars: sections of the video, steps of the section at work."""
+
+    def __init__(self, out: TextIO) -> None:
+        # Only a terminal pays for importing it.
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
+        self._progress: Progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=Console(file=out),
+        )
+        self._sections = self._progress.add_task("sections", total=None, note="")
+        self._steps = self._progress.add_task("steps", total=None, note="", visible=False)
+        self._progress.start()
+
+    def tell(self, text: str, completed: int, total: int) -> None:
+        self._progress.update(self._sections, completed=completed, total=total or None, note=text)
+
+    def step(self, section: int, step: int, total: int) -> None:
+        note = f"section {section + 1}"
+        self._progress.update(self._steps, completed=step, total=total, note=note, visible=True)
+
+    def close(self) -> None:
+        self._progress.stop()

@@ -29,7 +29,7 @@ class Stream:
 
     def __init__(self, answer: httpx.Response) -> None:
         self.answer = answer
-        self._events = parse_events(answer.iter_lines())
+        self._events = parse_events(answer.iter_bytes())
 
     def next(self) -> ServerSentEvent:
         return next(self._events)

@@ -132,7 +132,7 @@ def test_open_streams_do_not_keep_it_from_stopping(
         files = {"image": picture}
         job = httpx.post(f"{gateway.url}/jobs", data={"prompt": "x"}, files=files).json()
         with httpx.stream("GET", job["links"]["events"], timeout=20) as answer:
-            events = parse_events(answer.iter_lines())
+            events = parse_events(answer.iter_bytes())
             assert next(events).name == "snapshot"
             decoders = children_of(gateway.process.pid)
             assert decoders

@@ -1,6 +1,8 @@
 """`framepack-jobs`, called as a user calls it: what it prints, and its exit status."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -106,8 +108,10 @@ def test_a_service_that_is_not_there_is_status_three(
     photo: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    assert main(["--url", url, "submit", photo, "x"]) == 3
-    assert f"the service at {url} is unavailable" in capsys.readouterr().err
+    assert main(["--url", url, "submit", photo, "x", "--json"], retry_seconds=(0.01,)) == 3
+    out, err = capsys.readouterr()
+    assert f"the service at {url} is unavailable" in err
+    assert json.loads(out)["code"] == "unavailable"
 
 
 def test_methods_and_later_prompts_are_options(run: Run, photo: str) -> None:
@@ -118,3 +122,34 @@ def test_methods_and_later_prompts_are_options(run: Run, photo: str) -> None:
     given = json.loads(text)["input"]
     assert (given["ranking"], given["history_noise"]) == ("similarity", 0.1)
     assert [each["prompt"] for each in given["later_prompts"]] == ["it turns: slowly", "it stops"]
+
+
+def test_a_program_reads_the_reasons_as_json(run: Run, photo: str) -> None:
+    status, out, _ = run("submit", photo, "x", "--steps", "0", "--json")
+    assert (status, json.loads(out)["errors"][0]["pointer"]) == (2, "#/steps")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_completes_commands_and_options(shell: str, run: Run) -> None:
+    status, script, _ = run("completion", shell)
+    assert status == 0
+    assert "--prompt-at" in script
+
+
+def test_bash_completes_a_command(run: Run, tmp_path: Path) -> None:
+    script = tmp_path / "completion.bash"
+    script.write_text(run("completion", "bash")[1])
+    ask = (
+        f"source {script}; COMP_WORDS=(framepack-jobs pau); COMP_CWORD=1; "
+        "_shtab_framepack_jobs; echo ${COMPREPLY[@]}"
+    )
+    said = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["pause"]
+
+
+def test_the_client_needs_no_server_packages() -> None:
+    ask = "import sys, service.client.cli; print(*sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", ask], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"redis", "rq", "boto3", "fastapi", "starlette", "torch", "av", "numpy"} & set(said)

@@ -1,24 +1,37 @@
-"""The client against the real gateway: whole jobs, refusals, broken connections, damaged files."""
+"""Both clients against the real gateway: jobs, refusals, broken connections, damaged files."""
 
+import functools
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from redis import Redis
 
 from service.client import Client, RequestRefused, ServiceUnavailable
 from service.contract.record import Record
+from tests.support.awaiting import open_client
 from tests.support.lanes import HandWorker
 from tests.support.valkey import Valkey, free_port
 
+OpenClient = Callable[..., AbstractContextManager[Client]]
+
+
+@pytest.fixture(params=["blocking", "async"])
+def open_a_client(request: pytest.FixtureRequest) -> OpenClient:
+    """Opens a client of either kind: (url, **options)."""
+    return functools.partial(open_client, request.param)
+
 
 @pytest.fixture
-def client(gateway: Any) -> Iterator[Client]:
-    with Client(gateway.url, retry_seconds=(0.1, 0.1)) as client:
+def client(gateway: Any, open_a_client: OpenClient) -> Iterator[Client]:
+    with open_a_client(gateway.url, retry_seconds=(0.1, 0.1)) as client:
         yield client
 
 
@@ -78,12 +91,19 @@ def test_events_begin_with_a_snapshot_and_end_with_the_job(
 
 
 def test_events_survive_a_restart_of_the_gateway(
-    redis_url: str, tmp_path: Path, picture: bytes, open_gateway: Any
+    redis_url: str, tmp_path: Path, picture: bytes, open_gateway: Any, open_a_client: OpenClient
 ) -> None:
     storage = tmp_path / "storage"
-    with open_gateway(redis_url, storage) as first:
-        port = int(first.url.rpartition(":")[2])
-        client = Client(first.url, retry_seconds=(0.1, 0.2, 0.4, 0.8, 1.6))
+    port = free_port()
+    pauses = (0.1, 0.2, 0.4, 0.8, 1.6)
+    with open_a_client(f"http://127.0.0.1:{port}", retry_seconds=pauses) as client:
+        _follow_through_a_restart(client, redis_url, storage, port, picture, open_gateway)
+
+
+def _follow_through_a_restart(
+    client: Client, redis_url: str, storage: Path, port: int, picture: bytes, open_gateway: Any
+) -> None:
+    with open_gateway(redis_url, storage, port=port) as first:
         job = client.submit(picture, "x", seconds=1)
         events = client.events(job.id)
         assert next(events).type == "snapshot"
@@ -99,7 +119,6 @@ def test_events_survive_a_restart_of_the_gateway(
         HandWorker(Record(parts.redis), parts.storage).run_all(1)
         reader.join(20)
         assert seen == [2, 3, 4, 5, 6]
-    client.close()
 
 
 def test_an_outage_is_ridden_out_or_told(tmp_path: Path, picture: bytes, open_gateway: Any) -> None:
@@ -108,7 +127,7 @@ def test_an_outage_is_ridden_out_or_told(tmp_path: Path, picture: bytes, open_ga
     with (
         Valkey(folder) as server,
         open_gateway(server.url, tmp_path / "storage") as gateway,
-        Client(gateway.url, retry_seconds=(0.05,)) as hasty,
+        Client(gateway.url, retry_seconds=()) as hasty,
         Client(gateway.url, retry_seconds=(0.5, 0.5, 0.5)) as patient,
     ):
         job = hasty.submit(picture, "x")
@@ -121,12 +140,83 @@ def test_an_outage_is_ridden_out_or_told(tmp_path: Path, picture: bytes, open_ga
         assert patient.get(job.id).status == "queued"
 
 
-def test_nobody_there_is_unavailable(picture: bytes) -> None:
-    with Client(f"http://127.0.0.1:{free_port()}", retry_seconds=(0.01,)) as client:
-        with pytest.raises(ServiceUnavailable, match="refused"):
+def test_nobody_there_is_unavailable(picture: bytes, open_a_client: OpenClient) -> None:
+    with open_a_client(f"http://127.0.0.1:{free_port()}", retry_seconds=(0.01,)) as client:
+        with pytest.raises(ServiceUnavailable):
             client.submit(picture, "x")
-        with pytest.raises(ServiceUnavailable, match="refused"):
+        with pytest.raises(ServiceUnavailable):
             client.get("0" * 32)
+
+
+class _LosesAnswers(httpx.BaseTransport):
+    """Passes requests on to the gateway and loses the first answers to a path."""
+
+    def __init__(self, path: str, answers: int = 1) -> None:
+        self._path = path
+        self._answers = answers
+        self._network = httpx.HTTPTransport()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = self._network.handle_request(request)
+        answer.read()
+        if request.url.path.endswith(self._path) and self._answers:
+            self._answers -= 1
+            raise httpx.ReadError("the answer was lost", request=request)
+        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+
+    def close(self) -> None:
+        self._network.close()
+
+
+def test_a_submission_whose_answer_is_lost_is_one_job(
+    gateway: Any, open_a_client: OpenClient, picture: bytes, redis: Redis
+) -> None:
+    transport = _LosesAnswers("/jobs", answers=2)
+    with open_a_client(gateway.url, retry_seconds=(0.01, 0.01), transport=transport) as client:
+        job = client.submit(picture, "x")
+    assert redis.smembers("framepack:open") == {job.id}
+    transport.close()
+
+
+def test_a_cancel_whose_answer_is_lost_is_a_cancel(
+    gateway: Any, open_a_client: OpenClient, picture: bytes
+) -> None:
+    transport = _LosesAnswers("/cancel")
+    with open_a_client(gateway.url, retry_seconds=(0.01,), transport=transport) as client:
+        job = client.submit(picture, "x")
+        assert client.cancel(job.id).status == "cancelled"
+        with pytest.raises(RequestRefused, match="already ended"):
+            client.cancel(job.id)
+    transport.close()
+
+
+def test_a_service_that_asks_for_patience_gets_it(open_a_client: OpenClient) -> None:
+    times: list[float] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        times.append(time.monotonic())
+        problem = {"type": "/problems/rate_limited", "title": "Too many requests", "status": 429}
+        problem |= {"detail": "Slow down.", "code": "rate_limited", "retryable": True}
+        after = "1" if len(times) == 1 else "3600"
+        return httpx.Response(429, json=problem, headers={"Retry-After": after})
+
+    transport = httpx.MockTransport(answer)
+    with (
+        open_a_client("http://gateway", retry_seconds=(0.0,) * 5, transport=transport) as client,
+        pytest.raises(RequestRefused, match="Too many requests"),
+    ):
+        client.get("0" * 32)
+    # Waited for once as asked; an hour is a refusal.
+    assert len(times) == 2
+    assert times[1] - times[0] >= 1.0
+
+
+def test_a_text_with_every_kind_of_line_end_arrives_whole(client: Client, picture: bytes) -> None:
+    prompt = "one\u2028two\u0085three\nfour"
+    job = client.submit(picture, prompt)
+    events = client.events(job.id)
+    assert next(events).data["input"]["prompt"] == prompt
+    events.close()  # type: ignore[attr-defined]
 
 
 class _OtherServer(BaseHTTPRequestHandler):
@@ -173,18 +263,22 @@ def other_server() -> Iterator[str]:
         thread.join()
 
 
-def test_a_damaged_download_leaves_nothing_behind(other_server: str, tmp_path: Path) -> None:
+def test_a_damaged_download_leaves_nothing_behind(
+    other_server: str, tmp_path: Path, open_a_client: OpenClient
+) -> None:
     with (
-        Client(other_server) as client,
+        open_a_client(other_server) as client,
         pytest.raises(ServiceUnavailable, match="damaged"),
     ):
         client.fetch("0" * 32, tmp_path / "out.mp4")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_answer_that_is_no_problem_document_is_unavailability(other_server: str) -> None:
+def test_an_answer_that_is_no_problem_document_is_unavailability(
+    other_server: str, open_a_client: OpenClient
+) -> None:
     with (
-        Client(other_server, retry_seconds=(0.01,)) as client,
+        open_a_client(other_server, retry_seconds=(0.01,)) as client,
         pytest.raises(ServiceUnavailable, match="502"),
     ):
         client.get("0" * 32)

@@ -4,7 +4,21 @@ from service.client.sse import ServerSentEvent, parse_events
 
 
 def parsed(text: str) -> list[ServerSentEvent]:
-    return list(parse_events(text.split("\n")))
+    """The events of a text, the same however it is cut into pieces."""
+    data = text.encode()
+    whole = list(parse_events([data]))
+    for size in (1, 2, 3):
+        pieces = [data[start : start + size] for start in range(0, len(data), size)]
+        assert list(parse_events(pieces)) == whole
+    return whole
+
+
+def test_all_three_line_ends_and_no_others() -> None:
+    expected = [ServerSentEvent("a", "x\u2028y\u0085\u00e9", None)]
+    for end in ("\n", "\r\n", "\r"):
+        text = f"event: a{end}data: x\u2028y\u0085\u00e9{end}{end}"
+        # A lone carriage return at the end may be the first half of a pair.
+        assert parsed(text + ":") == expected
 
 
 def test_an_event_has_name_data_and_id() -> None:
