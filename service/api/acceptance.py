@@ -11,21 +11,30 @@ import hashlib
 import logging
 import secrets
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import redis.exceptions
+from anyio import to_thread
+from starlette.requests import Request
 
 from framepack.errors import InvalidRequest
 from framepack.generation.plan import MAX_SEED, Plan, plan_generation
 from service.api.deps import Services
+from service.api.errors import ApiProblem
 from service.api.images import DecodedImage
 from service.api.submission import Submission
+from service.contract import tracing
 from service.contract.idempotency import Idempotency
 from service.contract.job import Artifact, JobRequest, JobSpec
 from service.contract.record import Ring
-from service.contract.tracing import current_traceparent
 
 log = logging.getLogger(__name__)
+
+Reader = Callable[[Request], Awaitable[Submission]]
+
+MOST_WAITING = 32
+"""Submissions that wait, each with its picture in memory, before more are refused."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,24 @@ def accept(parts: Services, tenant: str, submission: Submission) -> Accepted:
         return Accepted(parts.record.spec(submitted.job_id), replayed=True)
     parts.metrics.submitted.labels(spec.request.preset).inc()
     return Accepted(spec, replayed=False)
+
+
+async def accept_in_turn(parts: Services, tenant: str, request: Request, read: Reader) -> Accepted:
+    """Read a submission and accept its job, where not too many wait already. Raises as `accept`.
+
+    Args:
+        parts: Of the application.
+        tenant: Who asks.
+        request: What they sent.
+        read: Finds the submission in it.
+    """
+    if parts.submissions.statistics().tasks_waiting >= MOST_WAITING:
+        raise ApiProblem("busy", "Many jobs are being submitted; try again shortly.")
+    submission = await read(request)
+    with tracing.accepting(request.headers):
+        return await to_thread.run_sync(
+            accept, parts, tenant, submission, limiter=parts.submissions
+        )
 
 
 def _idempotency(tenant: str, submission: Submission) -> Idempotency | None:
@@ -118,7 +145,7 @@ def _spec(tenant: str, request: JobRequest, plan: Plan, image: DecodedImage) -> 
         fps=plan.config.fps,
         video_size=(plan.height, plan.width),
         section_cost=section_cost(plan),
-        traceparent=current_traceparent(),
+        traceparent=tracing.current_traceparent(),
     )
 
 

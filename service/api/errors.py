@@ -233,6 +233,13 @@ def unexpected_response(error: Exception, request_id: str | None) -> JSONRespons
     return problem_response(_unexpected(error), request_id)
 
 
+def translated(error: Exception) -> ApiProblem | None:
+    """The problem that an expected error becomes; None for one nobody expected."""
+    found = (_TRANSLATIONS[kind] for kind in type(error).__mro__ if kind in _TRANSLATIONS)
+    translate = next(found, None)
+    return None if translate is None else translate(error)
+
+
 def install(app: FastAPI) -> None:
     """Make every expected error of the application a problem document."""
     for kind, translate in _TRANSLATIONS.items():

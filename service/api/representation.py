@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 
+from redis.exceptions import RedisError
+
 from service.api.deps import Services
 from service.api.eta import MEASURED_EVENTS, eta_seconds
 from service.contract.eventlog import read
@@ -35,11 +37,14 @@ def job_view(parts: Services, spec: JobSpec) -> JobView:
     )
 
 
-def accepted_view(parts: Services, spec: JobSpec) -> JobView:
-    """A job just accepted, without asking the record, which has gone away since."""
-    now = int(1000 * time.time())
-    job = Job(id=spec.id, status=JobStatus.QUEUED, created_at=now, last_sequence=1)
-    return _put_together(parts, spec, job, Progress(total_sections=spec.num_sections))
+def just_accepted(parts: Services, spec: JobSpec) -> JobView:
+    """A job just accepted: that must be said, even if the record has gone away since."""
+    try:
+        return job_view(parts, spec)
+    except RedisError:
+        now = int(1000 * time.time())
+        job = Job(id=spec.id, status=JobStatus.QUEUED, created_at=now, last_sequence=1)
+        return _put_together(parts, spec, job, Progress(total_sections=spec.num_sections))
 
 
 def _put_together(parts: Services, spec: JobSpec, job: Job, progress: Progress) -> JobView:

@@ -5,26 +5,22 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
-from anyio import to_thread
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
-from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
 
-from service.api.acceptance import accept, ring
+from service.api.acceptance import accept_in_turn, ring
 from service.api.deps import OwnedJob, Services, TheServices, TheTenant
-from service.api.errors import ApiProblem, documented
-from service.api.representation import accepted_view, etag, job_view
+from service.api.errors import documented
+from service.api.representation import etag, job_view, just_accepted
 from service.api.schemas import JOB_EXAMPLE
-from service.api.submission import Submission, read_submission, request_body_schema
-from service.contract import tracing
+from service.api.submission import read_submission, request_body_schema
 from service.contract.job import JobSpec, JobStatus
 from service.contract.views import JobView
 
 router = APIRouter(tags=["jobs"])
 
 SECONDS_BETWEEN_POLLS = 2
-MOST_WAITING = 32
-"""Submissions that wait, each with its picture in memory, before more are refused."""
 
 
 @router.post(
@@ -62,26 +58,12 @@ async def submit_job(
     With an `Idempotency-Key` (1 to 255 visible ASCII characters) the same request sent again within
     24 hours, even at the same time, is the same job; another request with that key is refused.
     """
-    if parts.submissions.statistics().tasks_waiting >= MOST_WAITING:
-        raise ApiProblem("busy", "Many jobs are being submitted; try again shortly.")
-    submission = await read_submission(request)
-    with tracing.accepting(request.headers):
-        view, replayed = await to_thread.run_sync(
-            _submit, parts, asking, submission, limiter=parts.submissions
-        )
+    accepted = await accept_in_turn(parts, asking, request, read_submission)
+    view = await run_in_threadpool(just_accepted, parts, accepted.spec)
     headers = {"Location": view.links.self, "Retry-After": str(SECONDS_BETWEEN_POLLS)}
-    if replayed:
+    if accepted.replayed:
         headers["Idempotency-Replayed"] = "true"
     return JSONResponse(view.model_dump(mode="json"), HTTPStatus.ACCEPTED, headers)
-
-
-def _submit(parts: Services, asking: str, submission: Submission) -> tuple[JobView, bool]:
-    accepted = accept(parts, asking, submission)
-    try:
-        return job_view(parts, accepted.spec), accepted.replayed
-    except RedisError:
-        # It is accepted, so it must be said, even if it cannot be read now.
-        return accepted_view(parts, accepted.spec), accepted.replayed
 
 
 @router.get(

@@ -10,8 +10,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.api import readiness
-from service.api.routes import jobs
+from service.api import acceptance, readiness
 from service.contract.connections import connect
 from service.contract.job import Lane
 from service.contract.record import Record, RecordPolicy
@@ -110,7 +109,7 @@ def test_a_server_that_cannot_write_is_an_outage(
 def test_too_many_waiting_submissions_are_sent_away(
     http: httpx.Client, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "MOST_WAITING", 0)
+    monkeypatch.setattr(acceptance, "MOST_WAITING", 0)
     answer = http.post("/jobs", data={"prompt": "x"}, files={"image": picture})
     assert (answer.status_code, answer.json()["code"]) == (503, "busy")
     assert answer.headers["retry-after"]
