@@ -20,7 +20,7 @@ from service.api.metrics import GatewayMetrics
 from service.api.middleware import LimitBody, Observe
 from service.api.readiness import Readiness
 from service.api.record_metrics import RecordCollector
-from service.api.routes import events, files, health, jobs, options, page, video
+from service.api.routes import events, files, health, jobs, openai_videos, options, page, video
 from service.api.schemas import complete_document
 from service.api.submission import MAX_FIELD_BYTES, MAX_FORM_BYTES, MAX_JSON_BYTES
 from service.api.sweeper import Sweeper
@@ -34,6 +34,8 @@ from service.contract.storage import LinkSigning, open_storage
 SUBMISSIONS_AT_ONCE = 8
 REDIS_RETRIES = 3
 """After about half a second of trying, a request is answered 503 rather than kept waiting."""
+SUBMISSION_PATHS = ("/jobs", "/v1/videos")
+"""Their bodies hold a picture."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -49,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
     )
     app.state.services = parts
-    for module in (jobs, events, video, options, files, health, page):
+    for module in (jobs, events, video, openai_videos, options, files, health, page):
         app.include_router(module.router)
     app.mount("/page", page.page_files())
     errors.install(app)
@@ -101,7 +103,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
 
 
 def _body_limit(scope: Scope) -> int:
-    if scope["method"] == "POST" and scope["path"] == "/jobs":
+    if scope["method"] == "POST" and scope["path"] in SUBMISSION_PATHS:
         headers = dict(scope["headers"])
         is_form = headers.get(b"content-type", b"").startswith(b"multipart/")
         return MAX_FORM_BYTES if is_form else MAX_JSON_BYTES

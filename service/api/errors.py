@@ -122,13 +122,15 @@ def problem_view(problem: ApiProblem, request_id: str | None) -> ProblemView:
     )
 
 
-def problem_response(problem: ApiProblem, request_id: str | None) -> JSONResponse:
-    """The document with its status, and Retry-After where trying again makes sense."""
+def problem_response(
+    problem: ApiProblem, request_id: str | None, members: Mapping[str, Any] | None = None
+) -> JSONResponse:
+    """The document with its status, more members, and Retry-After where it makes sense."""
     view = problem_view(problem, request_id)
     headers = dict(problem.headers)
     if view.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
-    body = view.model_dump(mode="json", exclude_none=True)
+    body = {**view.model_dump(mode="json", exclude_none=True), **(members or {})}
     return JSONResponse(body, view.status, headers, media_type=MEDIA_TYPE)
 
 

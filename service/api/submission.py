@@ -55,15 +55,20 @@ async def read_submission(request: Request) -> Submission:
     if reader is None:
         known = " or ".join(_READERS)
         raise ApiProblem("unsupported_media_type", f"Send the job as {known}.")
-    key = _idempotency_key(request)
-    submission = replace(await reader(request), idempotency_key=key)
+    key = idempotency_key(request)
+    return checked_size(replace(await reader(request), idempotency_key=key))
+
+
+def checked_size(submission: Submission) -> Submission:
+    """A submission whose picture may be looked at. Raises ApiProblem."""
     if len(submission.image) > MAX_IMAGE_BYTES:
         detail = f"The picture must not be larger than {MAX_IMAGE_BYTES} bytes."
         raise ApiProblem("body_too_large", detail)
     return submission
 
 
-def _idempotency_key(request: Request) -> str | None:
+def idempotency_key(request: Request) -> str | None:
+    """The key of a request, if it sent one. Raises ApiProblem."""
     key = request.headers.get("idempotency-key")
     if key is not None and not _KEY.fullmatch(key):
         detail = "Send 1 to 255 visible ASCII characters, such as a UUID."
@@ -83,7 +88,7 @@ def _from_json(body: bytes) -> Submission:
     except ValidationError as error:
         raise invalid_fields(error) from None
     except (binascii.Error, ValueError):
-        raise _image_problem("Must be base64.") from None
+        raise image_problem("Must be base64.") from None
     return Submission(JobRequest(**parsed.model_dump(exclude={"image"})), image)
 
 
@@ -91,7 +96,7 @@ async def _read_form(request: Request) -> Submission:
     async with request.form(max_files=1, max_fields=32, max_part_size=MAX_FIELD_BYTES) as form:
         image = form.get("image")
         if not isinstance(image, UploadFile):
-            raise _image_problem("A file is required.")
+            raise image_problem("A file is required.")
         return Submission(_request_of(form), await image.read())
 
 
@@ -106,7 +111,8 @@ def _request_of(form: FormData) -> JobRequest:
         raise invalid_fields(error) from None
 
 
-def _image_problem(detail: str) -> ApiProblem:
+def image_problem(detail: str) -> ApiProblem:
+    """The problem of a submission whose picture is missing or not one."""
     errors = [FieldError(pointer="#/image", detail=detail)]
     return ApiProblem("invalid_request", "See errors for the fields and the reasons.", errors)
 

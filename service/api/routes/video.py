@@ -8,10 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
-from service.api.deps import OwnedJob, TheServices
+from service.api.deps import OwnedJob, Services, TheServices
 from service.api.errors import ApiProblem, documented
 from service.api.representation import video_view
-from service.contract.job import Job
+from service.contract.job import Job, JobSpec
 from service.contract.views import VideoLink
 
 router = APIRouter(tags=["video"])
@@ -33,16 +33,20 @@ def read_video(
     spec: OwnedJob, parts: TheServices, accept: Annotated[str, Header()] = "*/*"
 ) -> Response:
     """Get the finished video."""
+    view = link_to_video(parts, spec)
+    if "application/json" in accept:
+        return JSONResponse(view.model_dump(mode="json"))
+    return RedirectResponse(view.url, HTTPStatus.FOUND)
+
+
+def link_to_video(parts: Services, spec: JobSpec) -> VideoLink:
+    """A fresh link to a job's video. Raises ApiProblem if there is none (yet)."""
     job = parts.record.get(spec.id)
     if job.video is None:
         raise _no_video(job)
     link = parts.links.to(job.video, f"{job.id}.mp4")
-    if "application/json" in accept:
-        view = VideoLink(
-            **video_view(spec, job.video).model_dump(), url=link.url, expires_at=link.expires_at
-        )
-        return JSONResponse(view.model_dump(mode="json"))
-    return RedirectResponse(link.url, HTTPStatus.FOUND)
+    view = video_view(spec, job.video)
+    return VideoLink(**view.model_dump(), url=link.url, expires_at=link.expires_at)
 
 
 def _no_video(job: Job) -> ApiProblem:

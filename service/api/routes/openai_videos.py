@@ -1,0 +1,80 @@
+"""`/v1/videos`: the OpenAI video dialect over the same jobs, for clients written for that API."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse, RedirectResponse
+from starlette.concurrency import run_in_threadpool
+
+from service.api.acceptance import accept_in_turn
+from service.api.deps import OwnedJob, TheServices, TheTenant
+from service.api.errors import documented
+from service.api.openai_dialect import (
+    POLL_AFTER_MILLISECONDS,
+    DialectRoute,
+    OpenAIVideoView,
+    creation_body_schema,
+    read_creation,
+    video_of,
+)
+from service.api.representation import job_view, just_accepted
+from service.api.routes.video import link_to_video
+from service.contract.views import JobView
+
+router = APIRouter(prefix="/v1/videos", tags=["openai"], route_class=DialectRoute)
+
+
+@router.post(
+    "",
+    response_model=OpenAIVideoView,
+    openapi_extra=creation_body_schema(),
+    responses={
+        200: {"description": "Accepted, durably, as by `POST /jobs`."},
+        **documented(400, 401, 413, 415, 422, 500, 503),
+    },
+)
+async def create_video(request: Request, asking: TheTenant, parts: TheServices) -> Response:
+    """Create a video from a picture (`input_reference`) and a prompt.
+
+    `model` is one of this service's presets; fields of `POST /jobs` are taken as well. The size
+    follows the picture, so `size` is not obeyed: the answer tells the real one.
+    """
+    accepted = await accept_in_turn(parts, asking, request, read_creation)
+    return _answer(await run_in_threadpool(just_accepted, parts, accepted.spec))
+
+
+@router.get(
+    "/{job_id}",
+    response_model=OpenAIVideoView,
+    responses={200: {"description": "The video's job."}, **documented(401, 404, 500, 503)},
+)
+def retrieve_video(spec: OwnedJob, parts: TheServices) -> Response:
+    """Retrieve a video's job. A cancelled one is told as failed."""
+    return _answer(job_view(parts, spec))
+
+
+@router.get(
+    "/{job_id}/content",
+    status_code=HTTPStatus.FOUND,
+    response_class=RedirectResponse,
+    responses={
+        302: {
+            "description": "The finished video is there; the link expires after 15 minutes.",
+            "headers": {"Location": {"description": "The link.", "schema": {"type": "string"}}},
+        },
+        **documented(401, 404, 409, 422, 500, 503),
+    },
+)
+def download_video(
+    spec: OwnedJob, parts: TheServices, variant: Annotated[Literal["video"], Query()] = "video"
+) -> Response:
+    """Download a finished video. There is no other variant than the video itself."""
+    return RedirectResponse(link_to_video(parts, spec).url, HTTPStatus.FOUND)
+
+
+def _answer(job: JobView) -> Response:
+    headers = {} if job.status.terminal else {"openai-poll-after-ms": POLL_AFTER_MILLISECONDS}
+    return JSONResponse(video_of(job).model_dump(mode="json"), headers=headers)
