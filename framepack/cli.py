@@ -8,6 +8,7 @@ said in one sentence on standard error. Slow imports wait until a command needs 
 from __future__ import annotations
 
 import argparse
+import os.path
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -39,7 +40,7 @@ TEACACHE_THRESHOLD = 0.15
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parsed(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -55,10 +56,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """All arguments, wherever options stand between IMAGE and PROMPT.
+
+    argparse takes a single word for the PROMPT, IMAGE being optional; one more after options is
+    left over, and then the first was the IMAGE.
+    """
+    parser = _parser()
+    options, left = parser.parse_known_args(arguments)
+    if (
+        getattr(options, "prompt", None)
+        and options.image is None
+        and len(left) == 1
+        and left[0][:1] != "-"
+    ):
+        options.image, options.prompt, left = Path(options.prompt), left[0], []
+    if left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="framepack", description="Long videos from a picture.")
+    parser = argparse.ArgumentParser(
+        prog="framepack", description="Long videos from a picture and a prompt, or a prompt alone."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_generate(commands.add_parser("generate", help="make a video from a picture and a prompt"))
+    _add_generate(commands.add_parser("generate", help="make a video from a prompt and a picture"))
     _add_verify(commands.add_parser("verify", help="compare section loops with golden numbers"))
     _add_train(commands.add_parser("train", help="train a preset, or a LoRA for it"))
     _add_lora(commands.add_parser("lora", help="say what a LoRA changes, or convert it"))
@@ -70,7 +93,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("image", type=Path, metavar="IMAGE", help="start picture (PNG, JPEG or WebP)")
+    add(
+        "image",
+        type=Path,
+        nargs="?",
+        metavar="IMAGE",
+        help="start picture (PNG, JPEG or WebP); none: text-to-video",
+    )
     add("prompt", metavar="PROMPT")
     add("-o", "--output", type=Path, required=True, metavar="OUT.mp4")
     add("--preset", default="tiny", help=f"one of: {', '.join(GENERATION_CONFIGS)} (%(default)s)")
@@ -86,6 +115,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help="packing schedule, e.g. f1k1_x_g9_f1k1f2k2f16k4_td, or a family of them, one of: "
         f"{', '.join(FAMILIES)} (the order's)",
     )
+    add("--size", help="WIDTHxHEIGHT; the preset's nearest shape is taken (the picture's)")
     _add_history(parser)
     add("--guidance-scale", type=float, help="distilled guidance (the preset's)")
     add("--cfg-scale", type=float, help="real guidance; 1 is off; default: the preset's")
@@ -213,8 +243,11 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _generate(options: argparse.Namespace) -> int:
     from framepack.media.images import open_image
 
-    image = open_image(options.image)
-    plan = plan_generation(_request(options), (image.shape[0], image.shape[1]))
+    # Path.is_file raises for a text that is too long to be a name.
+    if options.image is None and os.path.isfile(options.prompt):
+        raise InvalidRequest("prompt", f"{options.prompt} is a file: write IMAGE, then PROMPT")
+    image = None if options.image is None else open_image(options.image)
+    plan = plan_generation(_request(options), image if image is None else image.shape[:2])
     if not options.output.parent.is_dir():
         raise InvalidRequest("output", f"there is no folder {options.output.parent}")
 
@@ -246,6 +279,7 @@ def _request(options: argparse.Namespace) -> GenerationRequest:
         seed=options.seed,
         order=options.order,
         schedule=options.schedule,
+        size=options.size,
         guidance_scale=options.guidance_scale,
         cfg_scale=options.cfg_scale,
         negative_prompt=options.negative_prompt,

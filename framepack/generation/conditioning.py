@@ -34,8 +34,9 @@ class Conditioning:
     Attributes:
         prompts: In the order sections name them.
         negative: The negative prompt; only used, and only present, when cfg_scale is not 1.
-        image: (1, n, image width) states of the image encoder for the start picture.
-        start: (1, c, 1, h, w) latent of the start picture, fp32.
+        image: (1, n, image width) states of the image encoder for the start picture; zeros without
+            one.
+        start: (1, c, 1, h, w) latent of the start picture, fp32; zeros without one.
     """
 
     prompts: tuple[Prompt, ...]

@@ -69,7 +69,7 @@ class CrossFade:
         before = self._frames(index - 1)
         if last is None or last[0] != index - 1:
             last = index - 1, self._decode(index - 1, latents_of)
-        if before.start < frames.start:
+        if before.stop < frames.stop:
             joined = soft_append(last[1], clip, before.stop - frames.start)
         else:
             joined = soft_append(clip, last[1], frames.stop - before.start)
@@ -79,17 +79,19 @@ class CrossFade:
     def _latents(self, index: int) -> range:
         """Latent frames decoded with a section: its own and the section's before it in sampling.
 
-        The start picture's joins the section beside it.
+        The start picture's, if there is one, joins the section beside it.
         """
         sections = self._plan.sections
         frames = [f for s in sections[max(0, index - 1) : index + 1] for f in s.frames]
         beside_start = sections[index].frames[0] == 1
-        return range(0 if beside_start else min(frames), max(frames) + 1)
+        first = self._plan.shown_latents.start if beside_start else min(frames)
+        return range(first, max(frames) + 1)
 
     def _frames(self, index: int) -> range:
         """Pixel frame numbers of a section's decode."""
         latents, scale = self._latents(index), self._plan.config.temporal_compression
-        return range(scale * latents[0], scale * latents[-1] + 1)
+        first = latents[0] - self._plan.shown_latents.start
+        return range(scale * first, scale * (first + len(latents) - 1) + 1)
 
     def _decode(self, index: int, latents_of: LatentsOf) -> Pixels:
         pixels = decode_whole(self._codec, latents_of(self._latents(index)))

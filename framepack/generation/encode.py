@@ -36,37 +36,57 @@ class Encoders:
     codec: SectionCodec
 
 
-def encode(encoders: Encoders, plan: Plan, image: UInt8[np.ndarray, "h w 3"]) -> Conditioning:
+def encode(
+    encoders: Encoders, plan: Plan, image: UInt8[np.ndarray, "h w 3"] | None
+) -> Conditioning:
     """Encode a job's prompts and picture.
 
     The image encoder and the codec see the same picture, cropped to the video's size. The start
     latent is sampled with `start_generator` of the request's seed, and so is the noise that some
     presets want it shown with. A negative prompt is encoded only where it has an effect, that is,
-    with a cfg_scale other than 1.
+    with a cfg_scale other than 1. Where there is no picture, latent and image states are zeros, as
+    every absent frame is.
 
     Args:
         encoders: The models.
         plan: The job.
-        image: RGB of any size, as `framepack.media.images.open_image` returns it.
+        image: RGB of any size, as `framepack.media.images.open_image` returns it; None where the
+            plan has none.
 
     Returns:
         Tensors on the encoders' device and in their dtype; the start latent fp32 on the CPU.
+
+    Raises:
+        ValueError: The plan was made with a picture and there is none, or the other way round.
     """
-    request = plan.request
-    pixels = fit_image(image, (plan.height, plan.width))
+    if plan.pictured != (image is not None):
+        raise ValueError("a plan is made for a picture or for none")
     negative = None
     if plan.cfg_scale != 1.0:
-        negative = _prompt(encoders, request.negative_prompt)
-    generator = start_generator(request.seed)
-    start = encoders.codec.encode_image(pixels, generator)
-    if plan.config.start_noise is not None:
-        start = noised_start(start, plan.config.start_noise, generator)
+        negative = _prompt(encoders, plan.request.negative_prompt)
+    states, start = _picture(encoders, plan, image)
     return Conditioning(
         prompts=tuple(_prompt(encoders, prompt) for prompt in plan.prompts),
         negative=negative,
-        image=encoders.image.encode(pixels),
+        image=states,
         start=start,
     )
+
+
+def _picture(
+    encoders: Encoders, plan: Plan, image: UInt8[np.ndarray, "h w 3"] | None
+) -> tuple[Float[Tensor, "1 n k"], Float[Tensor, "1 c 1 h w"]]:
+    """Image states and start latent."""
+    if image is None:
+        return encoders.image.absent(), torch.zeros(
+            1, encoders.codec.channels, 1, *plan.latent_size
+        )
+    pixels = fit_image(image, (plan.height, plan.width))
+    generator = start_generator(plan.request.seed)
+    start = encoders.codec.encode_image(pixels, generator)
+    if plan.config.start_noise is not None:
+        start = noised_start(start, plan.config.start_noise, generator)
+    return encoders.image.encode(pixels), start
 
 
 def noised_start(

@@ -129,7 +129,7 @@ def sampling_settings(
 def generate(
     engine: Engine,
     plan: Plan,
-    image: UInt8[np.ndarray, "h w 3"],
+    image: UInt8[np.ndarray, "h w 3"] | None,
     output: Path,
     delivery: str = "aligned",
     step_cache: StepCacheFactory | None = None,
@@ -141,7 +141,7 @@ def generate(
     Args:
         engine: The models.
         plan: What to make.
-        image: RGB start picture of any size.
+        image: RGB start picture of any size; None where the plan has none.
         output: The mp4; appears only when complete.
         delivery: ``aligned`` or ``official``, see `framepack.generation.stitch`.
         step_cache: Skips part of the denoising work, see `framepack.generation.stepcache`.

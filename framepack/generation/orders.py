@@ -2,8 +2,9 @@
 
 An order turns a number of sections and a packing schedule into a tuple of `Section`. Everything is
 stated in latent frame numbers of the finished video: frame 0 is the start picture, section s (by
-time) owns frames ``1 + s*w .. (s+1)*w``. A context frame that does not exist (yet) is a frame of
-zeros: the released models were trained to see zeros where nothing is known, never fewer tokens.
+time) owns frames ``1 + s*w .. (s+1)*w``. Without a start picture there is no frame 0, see
+`without_picture`. A context frame that does not exist (yet) is a frame of zeros: the released
+models were trained to see zeros where nothing is known, never fewer tokens.
 
 RoPE positions are the model's own and not always truthful: see `inverted` and `forward`. The orders
 without a released model (`endpoints`, `planned`) are truthful: a frame's position is its number.
@@ -91,10 +92,12 @@ class Order:
     Attributes:
         sections: ``sections(num_sections, schedule, prompt_starts)``.
         default_schedule: The schedule of the released model, or the paper's.
+        needs_picture: Why it cannot go without a start picture; empty where it can.
     """
 
     sections: MakeSections
     default_schedule: str
+    needs_picture: str = ""
 
 
 def inverted_paddings(num_sections: int) -> list[int]:
@@ -305,12 +308,37 @@ def _tail(
     yield ContextLevel(tail_kernel(schedule), tuple(beyond), positions, kinds[0])
 
 
-def with_candidates(sections: Sequence[Section]) -> tuple[Section, ...]:
+def without_picture(sections: Sequence[Section]) -> tuple[Section, ...]:
+    """The sections of a video that begins with no picture: text-to-video.
+
+    There is no frame 0; the video begins with frame 1, which like a picture's latent frame is one
+    pixel frame to the codec. So what is anchored at the start of the video sees the frames one
+    later, at its usual positions: nothing until they are made, the beginning of the video from then
+    on (as Helios does). A tail leaves frame 0 out, a pack sees zeros in its place.
+    """
+    return tuple(
+        replace(section, context=tuple(_pictureless(section, section.context)))
+        for section in sections
+    )
+
+
+def _pictureless(section: Section, levels: Iterable[ContextLevel]) -> Iterator[ContextLevel]:
+    for level in levels:
+        if level.role == "anchor" and level.frames[0] < section.frames[-1]:
+            yield replace(level, frames=tuple(frame + 1 for frame in level.frames))
+        elif level.role in ("append", "compress") and level.frames[0] == 0:
+            rest = replace(level, frames=level.frames[1:], positions=level.positions[1:])
+            yield from [rest] if rest.frames else []
+        else:
+            yield level
+
+
+def with_candidates(sections: Sequence[Section], *, pictured: bool = True) -> tuple[Section, ...]:
     """Let the frames of the packs be chosen from all that is made when a section is sampled.
 
     An anchor's frames are seen anyway and are not among them.
     """
-    made, result = {0}, []
+    made, result = {0} if pictured else set[int](), []
     for section in sections:
         anchors = {n for level in section.context if level.role == "anchor" for n in level.frames}
         result.append(replace(section, candidates=tuple(sorted(made - anchors))))
@@ -355,12 +383,23 @@ def token_order(levels: Iterable[ContextLevel]) -> tuple[ContextLevel, ...]:
 
 
 ORDERS: dict[str, Order] = {
-    "inverted": Order(inverted, "f1k1_x_g9_f1k1f2k2f16k4_td"),
+    "inverted": Order(
+        inverted,
+        "f1k1_x_g9_f1k1f2k2f16k4_td",
+        needs_picture="goes from the end of the video towards a start picture",
+    ),
     "forward": Order(forward, "f1k1_x_td_f16k4f2k2f1k1_g9"),
     "vanilla": Order(forward, "td_f16k4f2k2f1k1_g9"),
-    "repeating": Order(repeating, "f1k1_x_td_f16k4f2k2f1k1_g9"),
+    "repeating": Order(
+        repeating,
+        "f1k1_x_td_f16k4f2k2f1k1_g9",
+        needs_picture="makes image-to-video again and again",
+    ),
     "endpoints": Order(endpoints, "f1k1_x_td_f16k4f2k2f1k1_g9_x_f1k1"),
     "planned": Order(planned, "f1k1_x_td_f16k4f2k2f1k1_g9_x_f1k1"),
 }
 """By the name a request uses. ``forward`` is ``vanilla`` that also sees the start picture. So do
 ``endpoints`` and ``planned``: an ending made without the picture would be another scene's."""
+
+TEXT_ORDER = "vanilla"
+"""Without a picture, where the preset's own order needs one."""

@@ -18,8 +18,15 @@ from framepack.generation.method import (
     NoiseMode,
     Ranking,
 )
-from framepack.generation.orders import ORDERS, Section, with_candidates
-from framepack.media.buckets import OFFICIAL_BUCKETS, Size, nearest_bucket
+from framepack.generation.orders import (
+    ORDERS,
+    TEXT_ORDER,
+    Order,
+    Section,
+    with_candidates,
+    without_picture,
+)
+from framepack.media.buckets import OFFICIAL_BUCKETS, Size, nearest_bucket, parse_size
 from framepack.packing.families import FamilyOptions, fitted_schedule
 from framepack.packing.schedule import PackingSchedule, has_projection, parse_schedule
 
@@ -42,6 +49,7 @@ class GenerationConfig:
         temporal_compression: Pixel frames per latent frame after the first.
         spatial_compression: Pixels per latent pixel, each way.
         buckets: Video sizes (height, width) in pixels.
+        shape: (height, width) of which a video without a picture has the nearest size.
         order: Default sampling order.
         steps: Default number of denoising steps.
         guidance_scale: Default distilled guidance; None where the model has no such embedding.
@@ -60,6 +68,7 @@ class GenerationConfig:
     temporal_compression: int = 4
     spatial_compression: int = 8
     buckets: tuple[Size, ...] = OFFICIAL_BUCKETS
+    shape: Size = (480, 832)
     order: str = "inverted"
     steps: int = 25
     guidance_scale: float | None = 10.0
@@ -80,6 +89,7 @@ class GenerationConfig:
 HELIOS = GenerationConfig(
     fps=24,
     buckets=((384, 640), (496, 496), (640, 384)),
+    shape=(384, 640),
     order="forward",
     steps=50,
     guidance_scale=None,
@@ -101,8 +111,8 @@ GENERATION_CONFIGS: dict[str, GenerationConfig] = {
     "framepack-i2v": GenerationConfig(order="inverted"),
     "framepack-f1": GenerationConfig(order="forward"),
     "helios-base": HELIOS,
-    "tiny": GenerationConfig(buckets=_TINY_BUCKETS, steps=16),
-    "tiny-wan": replace(HELIOS, buckets=_TINY_BUCKETS, steps=8),
+    "tiny": GenerationConfig(buckets=_TINY_BUCKETS, shape=(64, 64), steps=16),
+    "tiny-wan": replace(HELIOS, buckets=_TINY_BUCKETS, shape=(64, 64), steps=8),
 }
 """By preset name. How each preset's weights are found and loaded is `framepack.presets`."""
 
@@ -125,8 +135,9 @@ class GenerationRequest:
     """What a user asks for; ``None`` takes the preset's default.
 
     ``prompt`` starts the video; ``later_prompts`` take over one after the other. ``schedule`` is a
-    name in the paper's notation or a family's (`framepack.packing.families`). The fields of history
-    are those of `HistoryMethod`.
+    name in the paper's notation or a family's (`framepack.packing.families`). ``size`` is
+    ``WIDTHxHEIGHT``; the video takes the preset's size of the nearest shape, the picture's shape if
+    it is left out. The fields of history are those of `HistoryMethod`.
     """
 
     prompt: str
@@ -136,6 +147,7 @@ class GenerationRequest:
     seed: int = 31337
     order: str | None = None
     schedule: str | None = None
+    size: str | None = None
     guidance_scale: float | None = None
     cfg_scale: float | None = None
     negative_prompt: str = ""
@@ -159,6 +171,7 @@ class Plan:
         schedule: The parsed packing schedule.
         order: Name of the sampling order.
         history: How history is chosen and changed.
+        pictured: Whether the video begins with a start picture; text-to-video does not.
     """
 
     request: GenerationRequest
@@ -171,6 +184,7 @@ class Plan:
     guidance_scale: float
     sections: tuple[Section, ...] = field(repr=False)
     history: HistoryMethod = CLEAN_HISTORY
+    pictured: bool = True
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -190,14 +204,21 @@ class Plan:
 
     @property
     def num_latent_frames(self) -> int:
-        """Latent frames of the whole video, the start picture's included."""
+        """Latent frame numbers of the whole video, the start picture's, 0, always counted."""
         return self.config.window * len(self.sections) + 1
+
+    @property
+    def shown_latents(self) -> range:
+        """Latent frame numbers that are decoded; the first of them becomes one pixel frame."""
+        absent = self.config.sections_apart or not self.pictured
+        return range(1 if absent else 0, self.num_latent_frames)
 
     @property
     def num_pixel_frames(self) -> int:
         """Frames of the finished video."""
-        start = 0 if self.config.sections_apart else 1
-        return self.config.section_frames * len(self.sections) + start
+        if self.config.sections_apart:
+            return self.config.section_frames * len(self.sections)
+        return self.config.temporal_compression * (len(self.shown_latents) - 1) + 1
 
     @property
     def duration_seconds(self) -> float:
@@ -238,19 +259,18 @@ def prompt_starts(request: GenerationRequest, config: GenerationConfig) -> tuple
     return tuple(starts)
 
 
-def plan_generation(request: GenerationRequest, image_size: Size) -> Plan:
+def plan_generation(request: GenerationRequest, image_size: Size | None) -> Plan:
     """Decide everything about a request.
 
     Args:
         request: What the user asks for.
-        image_size: (height, width) of the picture in pixels.
+        image_size: (height, width) of the picture in pixels; None without one, text-to-video.
 
     Raises:
         InvalidRequest: Names the field, its limit and the way out.
     """
     config = _named(GENERATION_CONFIGS, "preset", request.preset)
-    order_name = request.order or config.order
-    order = _named(ORDERS, "order", order_name)
+    order_name, order = _order(request, config, pictured=image_size is not None)
     steps = config.steps if request.steps is None else request.steps
     guidance = _guidance(request, config)
     _check("seconds", request.seconds, 0.1, MAX_SECONDS)
@@ -275,7 +295,12 @@ def plan_generation(request: GenerationRequest, image_size: Size) -> Plan:
         num_sections(request.seconds, config), schedule, prompt_starts(request, config)
     )
     method = _history_method(request, config, schedule, sections)
-    height, width = nearest_bucket(image_size, config.buckets)
+    if image_size is None:
+        sections = without_picture(sections)
+    if method.ranking != "time":
+        sections = with_candidates(sections, pictured=image_size is not None)
+    shape = (image_size or config.shape) if request.size is None else parse_size(request.size)
+    height, width = nearest_bucket(shape, config.buckets)
     return Plan(
         request=request,
         config=config,
@@ -286,8 +311,26 @@ def plan_generation(request: GenerationRequest, image_size: Size) -> Plan:
         steps=steps,
         guidance_scale=guidance,
         history=method,
-        sections=sections if method.ranking == "time" else with_candidates(sections),
+        sections=sections,
+        pictured=image_size is not None,
     )
+
+
+def _order(
+    request: GenerationRequest, config: GenerationConfig, *, pictured: bool
+) -> tuple[str, Order]:
+    """The order and its name. Raises InvalidRequest."""
+    name = request.order or config.order
+    if not pictured and request.order is None and ORDERS[name].needs_picture:
+        name = TEXT_ORDER
+    order = _named(ORDERS, "order", name)
+    if not pictured and order.needs_picture:
+        able = ", ".join(name for name, each in ORDERS.items() if not each.needs_picture)
+        raise InvalidRequest(
+            "order",
+            f"{name} {order.needs_picture}: give an image, or choose one of: {able}",
+        )
+    return name, order
 
 
 def _guidance(request: GenerationRequest, config: GenerationConfig) -> float:

@@ -34,7 +34,7 @@ class AlignedWindows:
     def __init__(self, codec: SectionCodec, plan: Plan) -> None:
         self._codec = codec
         self._plan = plan
-        self._grid = codec.tiling.grid(plan.num_latent_frames)
+        self._grid = codec.tiling.grid(plan.shown_latents)
         self._made_at = {f: s.index for s in plan.sections for f in s.frames} | {0: -1}
         self._open: dict[int, Pixels] = {}
 
@@ -95,7 +95,7 @@ class AlignedWindows:
 
 def decode_whole(codec: SectionCodec, latents: Float[Tensor, "1 c t h w"]) -> Pixels:
     """Decode a run of latent frames in windows counted from its own first frame."""
-    grid = codec.tiling.grid(latents.shape[2])
+    grid = codec.tiling.grid(range(latents.shape[2]))
     decoded = {}
 
     def pieces() -> Iterator[Pixels]:

@@ -4,6 +4,8 @@ Every size has the area of about 640 x 640 and sides divisible by 32, so that al
 the released models need at most one row or column of padding.
 """
 
+import re
+
 from framepack.errors import InvalidRequest
 
 Size = tuple[int, int]
@@ -26,6 +28,19 @@ OFFICIAL_BUCKETS: tuple[Size, ...] = (
     (960, 416),
 )
 """The 14 sizes of the released models, by ascending height."""
+
+
+def parse_size(text: str) -> Size:
+    """(height, width) of ``WIDTHxHEIGHT``, as sizes are written.
+
+    Raises:
+        InvalidRequest: It is not written so.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if match is None:
+        raise InvalidRequest("size", "write WIDTHxHEIGHT in pixels, such as 832x480")
+    width, height = map(int, match.groups())
+    return height, width
 
 
 def nearest_bucket(image: Size, buckets: tuple[Size, ...] = OFFICIAL_BUCKETS) -> Size:

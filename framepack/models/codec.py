@@ -45,13 +45,13 @@ class Tiling:
     def apart(self) -> bool:
         """Windows share no latent frame: each is a clip of its own, its first frame shown.
 
-        They begin after latent frame 0, the start picture's, which is then in none.
+        The start picture's latent frame is then in none.
         """
         return self.stride == self.window
 
-    def grid(self, num_latent_frames: int) -> WindowGrid:
-        """The windows of a video of so many latent frames."""
-        return WindowGrid(self, num_latent_frames)
+    def grid(self, shown: range) -> WindowGrid:
+        """The windows of a video that shows these latent frame numbers."""
+        return WindowGrid(self, shown)
 
 
 @dataclass(frozen=True)
@@ -61,38 +61,44 @@ class WindowGrid:
     Window k > 0 gives away its first pixel frame (the causal codec makes it from one latent frame
     alone), fades in over the next ``blend`` frames from the end of window k - 1, and is shown up to
     where window k + 1 begins. Windows that lie `apart` give away and fade nothing.
+
+    Attributes:
+        tiling: The codec's.
+        shown: Latent frame numbers that the video shows: from 0 with a start picture, from 1
+            without one or where windows lie apart. The first becomes one pixel frame.
     """
 
     tiling: Tiling
-    num_latent_frames: int
+    shown: range
 
     @property
     def num_windows(self) -> int:
         """Windows that show anything: a window of one latent frame at the end shows nothing."""
         if self.tiling.apart:
-            return -((1 - self.num_latent_frames) // self.tiling.window)  # ceil
-        if self.num_latent_frames < self.tiling.window:
+            return -(-len(self.shown) // self.tiling.window)  # ceil
+        if len(self.shown) < self.tiling.window:
             return 1
-        return 1 + (self.num_latent_frames - 2) // self.tiling.stride
+        return 1 + (len(self.shown) - 2) // self.tiling.stride
 
     def latents(self, window: int) -> range:
         """Latent frame numbers that a window decodes."""
-        first = window * self.tiling.stride + self.tiling.apart
-        return range(first, min(first + self.tiling.window, self.num_latent_frames))
+        first = window * self.tiling.stride
+        return self.shown[first : first + self.tiling.window]
 
     def containing(self, latent_frame: int) -> range:
         """The windows that decode a latent frame."""
-        t, latent_frame = self.tiling, latent_frame - self.tiling.apart
-        first = -((t.window - 1 - latent_frame) // t.stride)  # ceil
-        return range(max(0, first), min(latent_frame // t.stride + 1, self.num_windows))
+        t, place = self.tiling, latent_frame - self.shown.start
+        first = -((t.window - 1 - place) // t.stride)  # ceil
+        return range(max(0, first), min(place // t.stride + 1, self.num_windows))
 
     def frames(self, window: int) -> range:
         """Pixel frame numbers that a window yields, its given-away first frame left out."""
-        latents, scale = self.latents(window), self.tiling.temporal_compression
+        scale, first = self.tiling.temporal_compression, window * self.tiling.stride
+        extent = scale * (len(self.latents(window)) - 1) + 1
         if self.tiling.apart:
             first = window * (scale * (self.tiling.window - 1) + 1)
-            return range(first, first + scale * (len(latents) - 1) + 1)
-        return range(scale * latents[0] + (window > 0), scale * latents[-1] + 1)
+            return range(first, first + extent)
+        return range(scale * first + (window > 0), scale * first + extent)
 
     def seam(self, window: int) -> range:
         """Pixel frames that a window and the one before it make together."""
@@ -114,6 +120,11 @@ class SectionCodec(Protocol):
     @property
     def tiling(self) -> Tiling:
         """How it cuts time into windows."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Channels of a latent frame."""
         ...
 
     def encode_image(

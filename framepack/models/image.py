@@ -85,6 +85,18 @@ class ImageEncoder:
         states: Tensor = self.model(values).last_hidden_state
         return states
 
+    def absent(self) -> Float[Tensor, "1 n d"]:
+        """In the place of a picture's states where there is no picture: zeros, as many.
+
+        The transformer's projection makes one and the same token of each, which training can give
+        its meaning; and examples with a picture and without share a batch.
+        """
+        config = self.model.config
+        patches = (config.image_size // config.patch_size) ** 2
+        return torch.zeros(
+            1, patches, config.hidden_size, dtype=self.model.dtype, device=self.model.device
+        )
+
 
 def load_image_encoder(
     folder: Path, processor: Path, device: torch.device, dtype: torch.dtype

@@ -38,6 +38,12 @@ class HunyuanVideoCodec:
         """See `SectionCodec`."""
         return self._tiling
 
+    @property
+    def channels(self) -> int:
+        """See `SectionCodec`."""
+        channels: int = self.vae.config.latent_channels
+        return channels
+
     @torch.inference_mode()
     def encode_image(
         self, pixels: UInt8[np.ndarray, "height width 3"], generator: torch.Generator

@@ -38,6 +38,12 @@ class WanCodec:
         """See `SectionCodec`."""
         return self._tiling
 
+    @property
+    def channels(self) -> int:
+        """See `SectionCodec`."""
+        channels: int = self.vae.config.z_dim
+        return channels
+
     @torch.inference_mode()
     def encode_image(
         self, pixels: UInt8[np.ndarray, "height width 3"], generator: torch.Generator

@@ -69,6 +69,10 @@ class NoImageTokens:
         """Nothing."""
         return torch.empty(1, 0, 0)
 
+    def absent(self) -> Float[Tensor, "1 0 0"]:
+        """Nothing."""
+        return torch.empty(1, 0, 0)
+
 
 def load_wan_prompt_encoder(
     folder: Path, tokenizer: Path, max_tokens: int, device: torch.device, dtype: torch.dtype

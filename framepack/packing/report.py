@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from dataclasses import dataclass
 from math import ceil
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from framepack.errors import InvalidRequest, MediaError
+from framepack.media.buckets import parse_size
 from framepack.packing.accounting import full_context_tokens, tokens_at
 from framepack.packing.drawing import draw
 from framepack.packing.families import FAMILIES, FamilyOptions, named_schedule
@@ -119,13 +119,10 @@ def latent_grid(size: str) -> tuple[int, int]:
     Raises:
         InvalidRequest: Not two whole numbers, or no whole number of base tokens.
     """
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
+    height, width = parse_size(size)
     step = 2 * SPATIAL_COMPRESSION
-    if match is None or any(int(side) % step for side in match.groups()):
-        raise InvalidRequest(
-            "size", f"write WIDTHxHEIGHT in pixels, multiples of {step}, as 608x640, not {size!r}"
-        )
-    width, height = map(int, match.groups())
+    if height % step or width % step:
+        raise InvalidRequest("size", f"both sides must be multiples of {step}, as in 608x640")
     return height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION
 
 

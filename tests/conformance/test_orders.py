@@ -6,13 +6,18 @@ from typing import cast
 import pytest
 
 from framepack.generation.history import sections_needed
-from framepack.generation.orders import ORDERS, Section
+from framepack.generation.orders import ORDERS, Section, without_picture
 from framepack.generation.plan import GenerationRequest, plan_generation
 from framepack.generation.windows import AlignedWindows
 from framepack.models.codec import SectionCodec, Tiling
 from framepack.packing.schedule import parse_schedule
 
 COUNTS = (1, 2, 3, 4, 5, 8, 13)
+BEGINNINGS = [
+    *((name, True) for name in ORDERS),
+    *((name, False) for name, order in ORDERS.items() if not order.needs_picture),
+]
+"""Orders, with a start picture and, where they can, without."""
 
 
 @pytest.fixture(params=ORDERS)
@@ -60,11 +65,25 @@ def test_prompts_hold_by_time(order: str) -> None:
 
 @pytest.mark.parametrize("seconds", [1.2, 2.4, 6.0, 15.6])
 @pytest.mark.parametrize("tiling", [Tiling(5, 3, 4, 4), Tiling(3, 2, 2, 4)])
+@pytest.mark.parametrize(("order", "pictured"), BEGINNINGS)
 def test_each_section_delivers_one_run_and_the_runs_are_the_video(
-    order: str, seconds: float, tiling: Tiling
+    order: str, seconds: float, tiling: Tiling, pictured: bool
 ) -> None:
-    plan = plan_generation(GenerationRequest("p", seconds=seconds, order=order), (64, 64))
+    request = GenerationRequest("p", seconds=seconds, order=order)
+    plan = plan_generation(request, (64, 64) if pictured else None)
     codec = cast(SectionCodec, SimpleNamespace(tiling=tiling))
     windows = AlignedWindows(codec, plan)
     runs = [windows.run(section.index) for section in plan.sections]
     assert sorted(f for run in runs for f in run) == list(range(plan.num_pixel_frames))
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_without_a_picture_there_is_no_frame_0(order: str, count: int) -> None:
+    """Same sections, same positions; what was anchored at the picture sees the video's first."""
+    with_one = sections_of(order, count)
+    for section, plain in zip(with_one, without_picture(with_one), strict=True):
+        assert (plain.frames, plain.positions) == (section.frames, section.positions)
+        seen = [(lv.kernel, lv.positions, lv.role) for lv in plain.context]
+        assert seen == [(lv.kernel, lv.positions, lv.role) for lv in section.context]
+        anchored = [f for lv in plain.context if lv.role == "anchor" for f in lv.frames]
+        assert 0 not in anchored

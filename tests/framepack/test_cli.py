@@ -46,6 +46,26 @@ def test_generate_writes_the_video_and_says_so(
         assert container.streams.video[0].frames == 37
 
 
+def test_generate_without_a_picture(
+    nano_folder: Path, photo: str, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = ["--weights", str(nano_folder), "--device", "cpu", "--steps", "1", "--seconds", "1"]
+    assert main(["generate", "a red ball", "-o", str(output), "--size", "80x48", *fixed]) == 0
+    assert capsys.readouterr().out == f"{output}: 33 frames, 1 sections, 1.10 s\n"
+    with av.open(str(output)) as container:
+        stream = container.streams.video[0]
+        assert (stream.frames, stream.width, stream.height) == (33, 80, 48)
+    assert main(["generate", photo, "-o", str(output), *fixed, "a red ball"]) == 0
+    assert "37 frames" in capsys.readouterr().out, "a picture, options, then the prompt"
+    assert main(["generate", "a ball", "-o", str(output), "--order", "inverted", *fixed]) == 2
+    assert "give an image, or choose one of: forward" in capsys.readouterr().err
+    assert main(["generate", photo, "-o", str(output), *fixed]) == 2
+    assert "is a file: write IMAGE, then PROMPT" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["generate", photo, "a", "ball", "-o", str(output)])
+    assert "unrecognized arguments: ball" in capsys.readouterr().err
+
+
 def test_every_option_reaches_the_video(nano_folder: Path, photo: str, output: Path) -> None:
     variants = [
         (),
@@ -58,6 +78,7 @@ def test_every_option_reaches_the_video(nano_folder: Path, photo: str, output: P
         ("--order", "forward"),
         ("--schedule", "f1k1_x_g9_f1k1_td"),
         ("--schedule", "temporal_kernel"),
+        ("--size", "80x48"),
         ("--attention", "causal"),
         ("--steps", "2", "--history-noise", "0.5"),
         ("--steps", "2", "--history-noise", "0.5", "--history-noise-mode", "constant"),

@@ -125,6 +125,28 @@ def test_two_sections_are_the_pipelines(
     assert (expected - found).abs().max() < 1e-4
 
 
+def test_text_to_video_is_the_pipelines(models: Models, pipeline: Any) -> None:
+    """No start picture, and from the second section on its first latent frame in that place."""
+    plan = plan_generation(replace(REQUEST, seconds=4.1), None)
+    conditioning = encode(models.encoders, plan, None)
+    assert conditioning.negative is not None
+    with torch.inference_mode():
+        found = pipeline(
+            prompt_embeds=conditioning.prompts[0].text,
+            negative_prompt_embeds=conditioning.negative.text,
+            height=plan.height,
+            width=plan.width,
+            num_frames=plan.num_pixel_frames,
+            num_inference_steps=plan.steps,
+            generator=noise_generator(plan.request.seed),
+            output_type="latent",
+        )
+    made = ours(models, plan, conditioning)[:, :, 1:]
+    assert made.shape == (1, 16, 27, 8, 8)
+    assert found.frames[:, :, -27:].std() > 0.3
+    assert (found.frames[:, :, -27:] - made).abs().max() < 1e-4
+
+
 def test_every_part_of_the_method_matters(
     models: Models, pipeline: Any, plan: Plan, conditioning: Conditioning
 ) -> None:

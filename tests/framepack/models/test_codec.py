@@ -18,11 +18,11 @@ TILINGS = [
 @pytest.mark.parametrize(("latents", "windows"), [(9, 3), (10, 3), (18, 6), (19, 6), (1, 1)])
 def test_windows_of_the_released_autoencoder(latents: int, windows: int) -> None:
     """diffusers also decodes one latent frame at the end of 10 and 19, which shows nothing."""
-    assert HUNYUAN.grid(latents).num_windows == windows
+    assert HUNYUAN.grid(range(latents)).num_windows == windows
 
 
 def test_first_windows_of_the_released_autoencoder() -> None:
-    grid = HUNYUAN.grid(19)
+    grid = HUNYUAN.grid(range(19))
     assert [grid.latents(k) for k in range(3)] == [range(5), range(3, 8), range(6, 11)]
     assert [grid.frames(k) for k in range(2)] == [range(17), range(13, 29)]
     assert [grid.seam(k) for k in range(2)] == [range(0), range(13, 17)]
@@ -33,16 +33,18 @@ def test_first_windows_of_the_released_autoencoder() -> None:
 
 @pytest.mark.parametrize("tiling", TILINGS, ids=str)
 @pytest.mark.parametrize("latents", range(1, 30))
-def test_every_frame_is_shown_once(tiling: Tiling, latents: int) -> None:
-    grid = tiling.grid(latents)
+@pytest.mark.parametrize("first", [0, 1])
+def test_every_frame_is_shown_once(tiling: Tiling, latents: int, first: int) -> None:
+    grid = tiling.grid(range(first, first + latents))
     shown = [f for k in range(grid.num_windows) for f in (*grid.seam(k), *grid.body(k))]
     assert shown == list(range(tiling.temporal_compression * (latents - 1) + 1))
 
 
 @pytest.mark.parametrize("tiling", TILINGS, ids=str)
-def test_containing_is_the_inverse_of_latents(tiling: Tiling) -> None:
-    grid = tiling.grid(28)
-    for frame in range(28):
+@pytest.mark.parametrize("first", [0, 1])
+def test_containing_is_the_inverse_of_latents(tiling: Tiling, first: int) -> None:
+    grid = tiling.grid(range(first, first + 28))
+    for frame in range(first, first + 28):
         decoding = [k for k in range(grid.num_windows) if frame in grid.latents(k)]
         assert list(grid.containing(frame)) == decoding
     assert all(b.start > a.start for a, b in pairwise(map(grid.frames, range(grid.num_windows))))
@@ -50,7 +52,7 @@ def test_containing_is_the_inverse_of_latents(tiling: Tiling) -> None:
 
 def test_windows_that_lie_apart_are_clips_of_their_own() -> None:
     """Helios: 33 frames from 9 latent frames, the start picture's latent in none of them."""
-    grid = Tiling(window=9, stride=9, blend=0, temporal_compression=4).grid(1 + 2 * 9)
+    grid = Tiling(window=9, stride=9, blend=0, temporal_compression=4).grid(range(1, 1 + 2 * 9))
     assert grid.num_windows == 2
     assert [grid.latents(k) for k in range(2)] == [range(1, 10), range(10, 19)]
     assert [grid.body(k) for k in range(2)] == [range(33), range(33, 66)]
