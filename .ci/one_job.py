@@ -1,6 +1,7 @@
 """Has the service at a URL make a short video, and checks that it is one."""
 
 import io
+import os
 import sys
 import time
 
@@ -18,7 +19,8 @@ def main(url: str) -> None:
         time.sleep(0.5)
     picture = io.BytesIO()
     Image.radial_gradient("L").resize((96, 64)).convert("RGB").save(picture, "PNG")
-    with httpx.Client(base_url=url, timeout=30) as http:
+    headers = {"Authorization": f"Bearer {os.environ['FRAMEPACK_API_KEY']}"}
+    with httpx.Client(base_url=url, timeout=30, headers=headers) as http:
         form = {"prompt": "a red ball", "seconds": "1", "steps": "4", "seed": "1"}
         answer = http.post("/jobs", data=form, files={"image": ("a.png", picture.getvalue())})
         job = answer.raise_for_status().json()

@@ -80,7 +80,7 @@ def measure(seconds: float, steps: int | None) -> dict[str, object]:
     with (
         tempfile.TemporaryDirectory(prefix="framepack-bench-") as folder,
         Stack(Path(folder)) as stack,
-        Client(stack.url) as client,
+        Client(stack.url, api_key=stack.api_key) as client,
     ):
         began = time.perf_counter()
         job = client.submit(_picture(), "a red ball slides right", seconds=seconds, steps=steps)

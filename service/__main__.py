@@ -1,4 +1,8 @@
-"""`python -m service gateway`: the HTTP server; `up`: all of it here; `doctor`: is all well?"""
+"""`python -m service COMMAND`: run the service, look after it, say who may use it.
+
+`gateway` is the HTTP server, `up` all of it on this machine, `doctor` tells whether all is well,
+`keys` makes and revokes API keys.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+
+from service import keys
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +44,15 @@ def _up(options: argparse.Namespace) -> int:
     presets = [name for name in options.presets.split(",") if name]
     try:
         with Stack(
-            options.data, host=options.host, port=options.port, presets=presets, say=_say
+            options.data,
+            host=options.host,
+            port=options.port,
+            presets=presets,
+            open=options.open,
+            say=_say,
         ) as stack:
+            if stack.api_key:
+                _say(f"export FRAMEPACK_API_KEY={stack.api_key}")
             _say(f"The service runs at {stack.url} (data in {options.data}). Ctrl-C stops it.")
             stack.watch(threading.Event())
     except CannotRun as error:
@@ -90,7 +103,11 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--host", default="127.0.0.1", help="address to listen on")
     up.add_argument("--port", type=int, default=8000, help="port to listen on; 0: a free one")
     up.add_argument("--data", type=Path, default=Path("data"), help="folder of all that is kept")
+    up.add_argument(
+        "--open", action="store_true", help="ask nobody for an API key; only on loopback"
+    )
     up.add_argument("--presets", default="", help="what the workers serve, with commas")
+    keys.add_commands(commands)
     return parser
 
 

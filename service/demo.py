@@ -72,7 +72,7 @@ def _demo(options: argparse.Namespace) -> dict[str, Any]:
             watching.start()
             try:
                 _say(f"the service runs at {stack.url}; submitting {image}: “{prompt}”")
-                job = _run_job(stack.url, image, prompt, options)
+                job = _run_job(stack, image, prompt, options)
             finally:
                 stop.set()
                 watching.join()
@@ -96,14 +96,14 @@ def _picture(path: Path) -> tuple[Path, str]:
     return path, scene.caption
 
 
-def _run_job(url: str, image: Path, prompt: str, options: argparse.Namespace) -> JobView:
+def _run_job(stack: Stack, image: Path, prompt: str, options: argparse.Namespace) -> JobView:
     """Submit, watch to the end, fetch.
 
     Raises:
         ClientError: The job did not end with a video.
     """
     line = ProgressLine(sys.stderr)
-    with Client(url) as client:
+    with Client(stack.url, api_key=stack.api_key) as client:
         job = client.submit(image, prompt, seconds=options.seconds, seed=options.seed)
         for event in client.events(job.id):
             line.show(event)

@@ -6,6 +6,7 @@ asked what it promises; the storage is used with the very requests that the serv
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import secrets
@@ -20,6 +21,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from service.contract.access import Access
 from service.contract.connections import connect
 from service.contract.errors import StorageError
 from service.contract.settings import Settings
@@ -239,13 +241,24 @@ def _fetch(url: str) -> tuple[int | None, bytes]:
 
 
 def _gateway(settings: Settings) -> Iterator[Finding]:
-    if not settings.api_keys:
-        way = "set FRAMEPACK_API_KEYS unless only trusted clients reach the gateway"
-        yield Finding("API keys", "none: the service is open to whoever reaches it", way)
+    yield from _api_keys(settings)
     status, _ = _fetch(f"{settings.public_url}/healthz")
     found = "no gateway answers there yet" if status is None else f"answered {status}"
     way = "" if status in (None, 200) else "FRAMEPACK_PUBLIC_URL leads to something else"
     yield Finding(f"Public URL {settings.public_url}", found, way)
+
+
+def _api_keys(settings: Settings) -> Iterator[Finding]:
+    if settings.auth == "open":
+        yield Finding("API keys", "none are asked for: FRAMEPACK_AUTH is open (loopback only)")
+        return
+    pepper = settings.key_pepper.get_secret_value().encode()
+    way = "" if pepper else "set FRAMEPACK_KEY_PEPPER (openssl rand -hex 32) before making keys"
+    yield Finding("Pepper of API keys", "set" if pepper else "empty", way)
+    with contextlib.suppress(RedisError), connect(settings.redis_url, retries=0) as client:
+        number = len(Access(client, pepper).list_keys())
+        found = f"{number}" if number else "none yet: python -m service keys create TENANT"
+        yield Finding("API keys", found)
 
 
 def _gpu(settings: Settings) -> Iterator[Finding]:

@@ -8,10 +8,11 @@ from typing import Any
 
 from anyio import CapacityLimiter
 from fastapi import FastAPI
+from redis import Redis
 from starlette.types import Scope
 
 from service.api import errors
-from service.api.auth import Tenants
+from service.api.auth import Callers
 from service.api.deps import Services
 from service.api.durability import Durability
 from service.api.images import ImageDecoders
@@ -24,6 +25,7 @@ from service.api.routes import events, files, health, jobs, openai_videos, optio
 from service.api.schemas import complete_document
 from service.api.submission import MAX_FIELD_BYTES, MAX_FORM_BYTES, MAX_JSON_BYTES
 from service.api.sweeper import Sweeper
+from service.contract.access import Access
 from service.contract.bells import Bells
 from service.contract.connections import connect
 from service.contract.eventlog import EventHub
@@ -32,10 +34,10 @@ from service.contract.settings import Settings
 from service.contract.storage import LinkSigning, open_storage
 
 SUBMISSIONS_AT_ONCE = 8
-REDIS_RETRIES = 3
-"""After about half a second of trying, a request is answered 503 rather than kept waiting."""
 SUBMISSION_PATHS = ("/jobs", "/v1/videos")
 """Their bodies hold a picture."""
+REDIS_RETRIES = 3
+"""After about half a second of trying, a request is answered 503 rather than kept waiting."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -82,11 +84,18 @@ def _services(settings: Settings) -> Services:
         decoders=ImageDecoders(),
         hub=EventHub(settings.redis_url),
         metrics=GatewayMetrics(RecordCollector(redis, settings.presets)),
-        tenants=Tenants(settings.api_keys),
+        callers=Callers(_keys(settings, redis)),
         durability=durability,
         readiness=Readiness({"redis": reach_redis, "storage": storage.check}),
         submissions=CapacityLimiter(SUBMISSIONS_AT_ONCE),
     )
+
+
+def _keys(settings: Settings, redis: Redis) -> Access | None:
+    """The keys that requests need; None in a service that is open to everybody."""
+    if settings.auth == "open":
+        return None
+    return Access(redis, settings.key_pepper.get_secret_value().encode())
 
 
 @asynccontextmanager

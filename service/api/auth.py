@@ -1,52 +1,100 @@
-"""Who is asking: tenants by API key.
+"""Who is asking, and what for: a request's API key, as the tenant and the scopes it stands for.
 
-Keys come from the settings. With none configured the service is open and everybody is the tenant
-`default`, which is meant for loopback only.
+A key that was found is remembered for a moment, so that a burst of requests asks Redis once, and a
+revoked key is refused everywhere within that moment. Keys nobody knows are not remembered: a key
+just made works at once.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import time
+from dataclasses import dataclass
 
 from starlette.requests import Request
 
 from service.api.errors import ApiProblem
+from service.contract.access import Access, ApiKey, Scope
 
 OPEN_TENANT = "default"
+REMEMBERED_SECONDS = 3.0
+MOST_REMEMBERED = 10_000
 
 
-class Tenants:
-    """Finds the tenant of a request."""
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request.
 
-    def __init__(self, keys: Mapping[str, str]) -> None:
-        # Looked up by hash, so that timing tells nothing about how much of a key was right.
-        self._by_hash = {_hash(key): tenant for key, tenant in keys.items()}
+    Attributes:
+        limited: Whether the tenant's limits apply; nobody is limited in a service that is open.
+    """
 
-    def of(self, request: Request) -> str:
-        """The tenant of a request.
+    tenant: str
+    scopes: frozenset[Scope]
+    limited: bool = True
+
+    def require(self, scope: Scope) -> None:
+        """Raises ApiProblem where the key lacks a scope."""
+        if scope not in self.scopes:
+            raise ApiProblem(
+                "missing_scope",
+                f"This needs a key with the scope {scope}.",
+                headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
+            )
+
+
+EVERYBODY = Caller(OPEN_TENANT, frozenset(Scope), limited=False)
+
+
+class Callers:
+    """Finds who sent a request.
+
+    Args:
+        access: The keys; None for a service that is open to everybody.
+    """
+
+    def __init__(self, access: Access | None) -> None:
+        self._access = access
+        # By a hash, so that the memory holds no key and timing tells nothing about one.
+        self._remembered: dict[bytes, tuple[float, ApiKey]] = {}
+
+    def of(self, request: Request) -> Caller:
+        """The sender of a request. Blocks.
 
         Raises:
             ApiProblem: There is no key, or none we know.
+            redis.exceptions.RedisError: The keys cannot be read.
         """
-        if not self._by_hash:
-            return OPEN_TENANT
-        tenant = self._by_hash.get(_hash(_key(request)))
-        if tenant is None:
+        if self._access is None:
+            return EVERYBODY
+        token = _token(request)
+        key = self._find(self._access, token)
+        if key is None:
+            error = ' error="invalid_token"' if token else ""
             raise ApiProblem(
                 "unauthenticated",
                 "Send a valid key as 'Authorization: Bearer KEY'.",
-                headers={"WWW-Authenticate": "Bearer"},
+                headers={"WWW-Authenticate": f"Bearer{error}"},
             )
-        return tenant
+        return Caller(key.tenant, key.scopes)
+
+    def _find(self, access: Access, token: str) -> ApiKey | None:
+        digest, now = hashlib.sha256(token.encode()).digest(), time.monotonic()
+        until, key = self._remembered.get(digest, (0.0, None))
+        if key is not None and now < until:
+            return key
+        found = access.find(token)
+        if found is None:
+            self._remembered.pop(digest, None)
+            return None
+        if len(self._remembered) >= MOST_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[digest] = (now + REMEMBERED_SECONDS, found)
+        return found
 
 
-def _key(request: Request) -> str:
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+def _token(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        return key.strip()
+        return token.strip()
     return request.headers.get("x-api-key", "")
-
-
-def _hash(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()

@@ -11,12 +11,13 @@ from fastapi import Depends
 from redis import Redis
 from starlette.requests import Request
 
-from service.api.auth import Tenants
+from service.api.auth import Caller, Callers
 from service.api.durability import Durability
 from service.api.images import ImageDecoders
 from service.api.links import Links
 from service.api.metrics import GatewayMetrics
 from service.api.readiness import Readiness
+from service.contract.access import Scope
 from service.contract.bells import Bells
 from service.contract.errors import JobNotFound
 from service.contract.eventlog import EventHub
@@ -25,6 +26,7 @@ from service.contract.record import Record
 from service.contract.settings import Settings
 from service.contract.storage.base import Storage
 
+_READING = ("GET", "HEAD")
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -45,7 +47,7 @@ class Services:
     decoders: ImageDecoders
     hub: EventHub
     metrics: GatewayMetrics
-    tenants: Tenants
+    callers: Callers
     durability: Durability
     readiness: Readiness
     submissions: CapacityLimiter
@@ -60,9 +62,19 @@ def services(request: Request) -> Services:
 TheServices = Annotated[Services, Depends(services)]
 
 
-def tenant(request: Request, parts: TheServices) -> str:
-    """Who is asking."""
-    return parts.tenants.of(request)
+def caller(request: Request, parts: TheServices) -> Caller:
+    """Who is asking; reading needs the scope `jobs:read`, everything else `jobs:write`."""
+    found = parts.callers.of(request)
+    found.require(Scope.JOBS_READ if request.method in _READING else Scope.JOBS_WRITE)
+    return found
+
+
+TheCaller = Annotated[Caller, Depends(caller)]
+
+
+def tenant(asking: TheCaller) -> str:
+    """The tenant that asks."""
+    return asking.tenant
 
 
 TheTenant = Annotated[str, Depends(tenant)]

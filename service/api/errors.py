@@ -53,6 +53,7 @@ PROBLEMS: dict[str, ProblemKind] = {
     "invalid_event_id": ProblemKind(400, "Last-Event-ID is not an event's id"),
     "invalid_idempotency_key": ProblemKind(400, "The Idempotency-Key cannot be used"),
     "unauthenticated": ProblemKind(401, "An API key is needed"),
+    "missing_scope": ProblemKind(403, "The API key may not be used for this"),
     "invalid_signature": ProblemKind(403, "The link is not valid or has expired"),
     "not_found": ProblemKind(404, "There is nothing here"),
     "job_not_found": ProblemKind(404, "There is no such job"),
@@ -94,7 +95,9 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of problem answers with these statuses."""
     schema = {"$ref": "#/components/schemas/ProblemView"}
     answers: dict[int | str, dict[str, Any]] = {}
-    for status in statuses:
+    # Where a key is needed it may also be one that lacks the scope.
+    scoped = {403} if 401 in statuses else set()
+    for status in sorted({*statuses, *scoped}):
         kinds = {code: kind for code, kind in PROBLEMS.items() if kind.status == status}
         examples = {
             code: {"value": problem_view(ApiProblem(code, f"{kind.title}."), None).model_dump()}

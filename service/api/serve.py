@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import sys
 
@@ -22,6 +23,10 @@ SECONDS_TO_FINISH = 5
 SECONDS_TO_KEEP_ALIVE = 30
 
 
+class OpenToAll(Exception):  # noqa: N818 - reads as what it is at the raise site
+    """A service without keys would be reachable from elsewhere."""
+
+
 def serve(host: str, port: int) -> int:
     """Serve until a signal; returns the exit status."""
     logging.basicConfig(
@@ -30,11 +35,13 @@ def serve(host: str, port: int) -> int:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
     try:
-        app = create_app(Settings())
+        settings = Settings()
+        _refuse_to_be_open(settings, host)
+        app = create_app(settings)
         parts: Services = app.state.services
         send_traces(parts.settings.traces_endpoint, "framepack-gateway")
         _check(parts)
-    except (UnsafeRedis, StorageError, TracingUnavailable) as error:
+    except (OpenToAll, UnsafeRedis, StorageError, TracingUnavailable) as error:
         log.error("cannot start: %s", error)
         return 1
     if parts.settings.metrics_port is not None:
@@ -55,6 +62,22 @@ def serve(host: str, port: int) -> int:
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     return 0 if server.started else 1
+
+
+def _refuse_to_be_open(settings: Settings, host: str) -> None:
+    """Raises OpenToAll where strangers could use a service that asks for no key."""
+    if settings.auth == "open" and not _is_loopback(host):
+        raise OpenToAll(
+            f"FRAMEPACK_AUTH=open serves everybody, so it listens on loopback only, not on {host}; "
+            "use API keys (FRAMEPACK_AUTH=keys) or --host 127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check(parts: Services) -> None:

@@ -5,6 +5,9 @@ ContractError
 +-- JobFinished          the job is in a terminal state, which never changes
 +-- JobConflict          the job is in a state in which this cannot be done
 +-- IdempotencyMismatch  the idempotency key came with another request before
++-- InvalidTenant        a tenant's name that cannot be used
++-- TooManyKeys          the tenant has as many API keys as it may have
++-- KeyNotFound          no such API key
 +-- LeaseLost            another worker may own the task now: stop, write nothing more
 +-- RecordUnreadable     the stored job is damaged, or of a form this process does not know
 +-- StorageError         the object store failed
@@ -38,6 +41,30 @@ class JobConflict(ContractError):  # noqa: N818
 
 class IdempotencyMismatch(ContractError):  # noqa: N818
     """The idempotency key came with another request before."""
+
+
+class InvalidTenant(ContractError):  # noqa: N818
+    """A tenant's name that cannot be used."""
+
+    def __init__(self, tenant: str) -> None:
+        super().__init__(
+            f"a tenant's name is 1 to 64 letters, digits, '.', '_' or '-', and begins with a "
+            f"letter or digit; {tenant[:80]!r} is not"
+        )
+
+
+class TooManyKeys(ContractError):  # noqa: N818
+    """The tenant has as many API keys as it may have."""
+
+    def __init__(self, tenant: str) -> None:
+        super().__init__(f"{tenant} has two keys already; revoke one first (keys list {tenant})")
+
+
+class KeyNotFound(ContractError):  # noqa: N818
+    """No such API key."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"there is no key {key_id[:80]!r}; `keys list` shows all ids")
 
 
 class LeaseLost(ContractError):  # noqa: N818

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -20,7 +20,11 @@ class Settings(BaseSettings):
             ``&public=https://...`` where clients reach the store at another address.
         public_url: Where clients reach the gateway.
         signing_secret: Signs links to files of a ``file://`` storage.
-        api_keys: Tenants by API key, as ``key:tenant,key:tenant``; empty means open to everybody.
+        auth: ``keys``: requests need an API key (``python -m service keys create TENANT``).
+            ``open``: for development; everybody is one tenant, and the gateway refuses to listen
+            beyond loopback.
+        key_pepper: Mixed into the hashes of API keys, so that who can write to Redis still cannot
+            make one. Changing it makes all keys worthless.
         presets: Presets this deployment serves, with commas.
         weights: Local folders by preset, as JSON.
         accept_unsafe_redis: Run on a server that may lose acknowledged jobs.
@@ -47,7 +51,8 @@ class Settings(BaseSettings):
     storage_url: str = "file:///var/lib/framepack"
     public_url: str = "http://127.0.0.1:8000"
     signing_secret: SecretStr = SecretStr("")
-    api_keys: Annotated[dict[str, str], NoDecode] = Field(default={}, repr=False)
+    auth: Literal["keys", "open"] = "keys"
+    key_pepper: SecretStr = SecretStr("")
     presets: Annotated[tuple[str, ...], NoDecode] = ("tiny",)
     weights: dict[str, str] = {}
     accept_unsafe_redis: bool = False
@@ -73,16 +78,6 @@ class Settings(BaseSettings):
     @classmethod
     def _with_commas(cls, value: Any) -> Any:
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
-
-    @field_validator("api_keys", mode="before")
-    @classmethod
-    def _keys_with_tenants(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        pairs = [item.rpartition(":") for item in value.split(",") if item]
-        if any(not key or not tenant for key, _, tenant in pairs):
-            raise ValueError("write API keys as key:tenant,key:tenant")
-        return {key: tenant for key, _, tenant in pairs}
 
     def record_policy(self) -> RecordPolicy:
         """What the record's transitions go by."""

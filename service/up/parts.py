@@ -23,6 +23,8 @@ class Places:
         redis_port: On loopback.
         redis_password: Keeps other users of the machine away from the queue.
         signing_secret: Of the links to files.
+        key_pepper: Of the hashes of API keys.
+        open: Whether the service asks for no key.
     """
 
     data: Path
@@ -31,6 +33,8 @@ class Places:
     redis_port: int
     redis_password: str
     signing_secret: str
+    key_pepper: str
+    open: bool = False
 
     @property
     def url(self) -> str:
@@ -85,6 +89,8 @@ def environment(places: Places, presets: Sequence[str]) -> dict[str, str]:
         "FRAMEPACK_STORAGE_URL": "file://" + quote(str(places.data / "storage")),
         "FRAMEPACK_PUBLIC_URL": places.url,
         "FRAMEPACK_SIGNING_SECRET": places.signing_secret,
+        "FRAMEPACK_KEY_PEPPER": places.key_pepper,
+        "FRAMEPACK_AUTH": "open" if places.open else "keys",
         "PYTHONUNBUFFERED": "1",
     }
     # Stopping takes seconds: a longer task is given back, and done again after the next start.

@@ -1,13 +1,13 @@
 """The running whole: started in order, watched, stopped in the opposite order.
 
 Everything that must survive lies in one data folder: Valkey's append-only file, the storage, the
-secret that signs links, and the logs. Stopping and starting on the same folder loses nothing.
+secrets, the API key that was made at the first start, and the logs. Stopping and starting on the
+same folder loses nothing.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 import secrets
 import socket
 import threading
@@ -20,7 +20,7 @@ from types import TracebackType
 
 import redis
 
-from service.up import parts
+from service.up import kept, parts
 from service.up.children import CannotRun, Child, stop_all, wait_until
 
 TEND_SECONDS = 0.2
@@ -35,6 +35,7 @@ class Stack:
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         presets: What the workers serve; empty takes the settings' default.
+        open: Ask nobody for an API key; only on loopback.
         say: Gets one line about whatever a person should know.
     """
 
@@ -45,15 +46,18 @@ class Stack:
         host: str = "127.0.0.1",
         port: int = 0,
         presets: Sequence[str] = (),
+        open: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._data = data.absolute()
         self._address = (host, port)
         self._presets = presets
+        self._no_keys = open
         self._say = say
         self._open = ExitStack()
         self._children: list[Child] = []
         self.url = ""
+        self.api_key = ""
 
     def __enter__(self) -> Stack:
         with ExitStack() as opened:
@@ -102,6 +106,9 @@ class Stack:
         store, front, *workers = (Child(spec, logs) for spec in specs)
         self._start_one(store)
         wait_until(lambda: _answers_ping(places.redis_url), store, SECONDS_TO_START)
+        kept.tell_where(self._data, places)
+        if not self._no_keys:
+            self.api_key = kept.ready_key(self._data, places)
         for child in (front, *workers):
             self._start_one(child)
         wait_until(lambda: _is_ready(places.url), front, SECONDS_TO_START)
@@ -126,7 +133,9 @@ class Stack:
             port=_usable_port(host, port),
             redis_port=parts.free_port(),
             redis_password=secrets.token_urlsafe(24),
-            signing_secret=_kept_secret(self._data / "signing-secret"),
+            signing_secret=kept.secret(self._data / "signing-secret"),
+            key_pepper=kept.secret(self._data / "key-pepper"),
+            open=self._no_keys,
         )
 
 
@@ -154,18 +163,6 @@ def _locked(folder: Path) -> Iterator[None]:
             reason = f"another service runs on {folder}; choose another --data"
             raise CannotRun(reason) from error
         yield
-
-
-def _kept_secret(path: Path) -> str:
-    """A secret that stays the same, so that links survive a restart."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(handle, "w") as file:
-        secret = secrets.token_urlsafe(32)
-        file.write(secret)
-    return secret
 
 
 def _answers_ping(url: str) -> bool:

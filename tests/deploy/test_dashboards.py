@@ -119,6 +119,7 @@ def _gateway(fleet: Fleet, metrics_port: int) -> Iterator[httpx.Client]:
         "FRAMEPACK_STORAGE_URL": fleet.settings.storage_url,
         "FRAMEPACK_PUBLIC_URL": f"http://127.0.0.1:{port}",
         "FRAMEPACK_SIGNING_SECRET": "a secret for this test",
+        "FRAMEPACK_AUTH": "open",
         "FRAMEPACK_LEASE_SECONDS": str(fleet.settings.lease_seconds),
         "FRAMEPACK_METRICS_PORT": str(metrics_port),
     }

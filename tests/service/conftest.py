@@ -57,6 +57,7 @@ def gateway_settings(redis_url: str, folder: Path, port: int, **changes: Any) ->
         "storage_url": f"file://{folder}",
         "public_url": f"http://127.0.0.1:{port}",
         "signing_secret": SecretStr("a secret for these tests"),
+        "auth": "open",
         "presets": ("tiny",),
         "backoff_seconds": (0.0,),
     }

@@ -26,7 +26,7 @@ def settings(redis_url: str, storage_url: str, **changes: object) -> Settings:
         "storage_url": storage_url,
         "public_url": f"http://127.0.0.1:{free_port()}",
         "signing_secret": SecretStr("a secret for these tests"),
-        "api_keys": {"k": "t"},
+        "key_pepper": SecretStr("a pepper"),
         "device": "cpu",
         **changes,
     }

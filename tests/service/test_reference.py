@@ -38,7 +38,8 @@ def test_the_example_is_read_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> No
     settings = WorkerSettings()
     assert settings.presets == ("tiny",)
     assert settings.weights == {"framepack-i2v": "/weights/framepack-i2v"}
-    assert settings.api_keys == {"change-me-key": "my-tenant"}
+    assert settings.auth == "keys"
+    assert settings.key_pepper.get_secret_value() == "change-me"
     assert settings.drain_seconds is not None
 
 

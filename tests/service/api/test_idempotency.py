@@ -11,6 +11,7 @@ from redis import Redis
 
 from service.client import Client
 from service.contract.views import ProblemView
+from tests.support.keys import make_key
 
 
 @pytest.fixture
@@ -81,10 +82,10 @@ def test_keys_are_forgotten_after_a_day_and_kept_as_hashes(send: Any, redis: Red
 def test_a_key_belongs_to_its_tenant(
     redis_url: str, tmp_path: Path, open_gateway: Any, picture: bytes
 ) -> None:
-    with open_gateway(redis_url, tmp_path, api_keys={"a": "ann", "b": "bob"}) as gateway:
+    with open_gateway(redis_url, tmp_path, auth="keys") as gateway:
         ids = set()
-        for key in "ab":
-            with Client(gateway.url, api_key=key) as client:
+        for tenant in ("ann", "bob"):
+            with Client(gateway.url, api_key=make_key(redis_url, tenant)) as client:
                 ids.add(client.submit(picture, "x", idempotency_key="1").id)
         assert len(ids) == 2
 

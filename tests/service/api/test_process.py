@@ -75,7 +75,9 @@ class GatewayProcess:
 
 
 @contextmanager
-def gateway_process(redis_url: str, folder: Path, **settings: str) -> Iterator[GatewayProcess]:
+def gateway_process(
+    redis_url: str, folder: Path, host: str = "127.0.0.1", **settings: str
+) -> Iterator[GatewayProcess]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     environment = {
@@ -84,9 +86,10 @@ def gateway_process(redis_url: str, folder: Path, **settings: str) -> Iterator[G
         "FRAMEPACK_STORAGE_URL": f"file://{folder}/storage",
         "FRAMEPACK_PUBLIC_URL": url,
         "FRAMEPACK_SIGNING_SECRET": "secret",
+        "FRAMEPACK_AUTH": "open",
         **settings,
     }
-    command = [sys.executable, "-m", "service", "gateway", "--port", str(port)]
+    command = [sys.executable, "-m", "service", "gateway", "--host", host, "--port", str(port)]
     with subprocess.Popen(
         command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -117,6 +120,14 @@ def test_an_unsafe_server_can_be_accepted(unsafe_server: Valkey, tmp_path: Path)
         unsafe_server.url, tmp_path, FRAMEPACK_ACCEPT_UNSAFE_REDIS="true"
     ) as gateway:
         gateway.wait_until_ready()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
+def test_a_service_without_keys_listens_on_loopback_only(
+    redis_url: str, tmp_path: Path, host: str
+) -> None:
+    with gateway_process(redis_url, tmp_path, host) as gateway:
+        assert "FRAMEPACK_AUTH=open" in gateway.refusal()
 
 
 def test_links_need_a_secret(redis_url: str, tmp_path: Path) -> None:

@@ -16,24 +16,21 @@ def test_defaults_need_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_values_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRAMEPACK_PRESETS", "tiny,framepack-i2v")
-    monkeypatch.setenv("FRAMEPACK_API_KEYS", "k1:one,k:2:two")
     monkeypatch.setenv("FRAMEPACK_BACKOFF_SECONDS", "0,1.5")
     monkeypatch.setenv("FRAMEPACK_WEIGHTS", '{"tiny": "/weights/tiny"}')
     settings = Settings()
     assert settings.presets == ("tiny", "framepack-i2v")
-    assert settings.api_keys == {"k1": "one", "k:2": "two"}
     assert settings.record_policy().backoff_ms == (0, 1500)
     assert settings.weights == {"tiny": "/weights/tiny"}
 
 
-@pytest.mark.parametrize("value", ["justakey", ":tenant", "key:"])
-def test_an_api_key_needs_a_tenant(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("FRAMEPACK_API_KEYS", value)
-    with pytest.raises(ValidationError, match="key:tenant"):
+def test_a_way_to_ask_for_keys_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRAMEPACK_AUTH", "none")
+    with pytest.raises(ValidationError, match="'keys' or 'open'"):
         Settings()
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRAMEPACK_SIGNING_SECRET", "hush")
-    monkeypatch.setenv("FRAMEPACK_API_KEYS", "hush:tenant")
+    monkeypatch.setenv("FRAMEPACK_KEY_PEPPER", "hush")
     assert "hush" not in repr(Settings())

@@ -13,7 +13,7 @@ from tests.support.browsing import OpenPage, cells, until, until_playing
 
 @pytest.mark.slow
 def test_an_example_becomes_a_video(open_page: OpenPage, tmp_path: Path) -> None:
-    with Stack(tmp_path) as stack:
+    with Stack(tmp_path, open=True) as stack:
         page = open_page(stack.url)
         page.get_by_role("button", name="A yellow ball on grey stripes").click()
         for _ in range(2):

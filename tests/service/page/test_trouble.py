@@ -15,6 +15,7 @@ from service.contract.record import Record
 from tests.service.conftest import RunningGateway
 from tests.support.browsing import OpenPage, cells, choose, start_video, until_playing
 from tests.support.films import FilmWorker
+from tests.support.keys import make_key
 from tests.support.valkey import free_port
 
 OpenGateway = Callable[..., AbstractContextManager[RunningGateway]]
@@ -189,7 +190,8 @@ def test_a_key_is_asked_for_checked_and_kept_in_the_tab(
     tmp_path: Path,
     photo: Path,
 ) -> None:
-    with open_gateway(redis_url, tmp_path, api_keys={"right": "ann"}) as gateway:
+    right = make_key(redis_url, "ann")
+    with open_gateway(redis_url, tmp_path, auth="keys") as gateway:
         page = open_page(gateway.url)
         choose(page, photo)
         page.fill("#prompt", "A girl dances")
@@ -201,7 +203,7 @@ def test_a_key_is_asked_for_checked_and_kept_in_the_tab(
         expect(page.locator("#access")).to_be_hidden()
         page.click("#submit")
         expect(page.locator("#error-key")).to_contain_text("does not know this key")
-        page.fill("#key", "right")
+        page.fill("#key", right)
         page.keyboard.press("Enter")
         page.click("#submit")
         expect(page.locator("#stage-title")).to_have_text("Waiting for a worker")

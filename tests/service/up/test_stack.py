@@ -28,6 +28,7 @@ class Up:
     process: subprocess.Popen[str]
     log: Path
     url: str = ""
+    api_key: str = ""
 
     def pid_of(self, words: str) -> int:
         """The child whose command line holds these words."""
@@ -43,6 +44,8 @@ class Up:
         assert self.process.poll() is None, self.log.read_text()
         match = re.search(r"runs at (http://\S+)", self.log.read_text())
         self.url = match[1] if match else ""
+        key = re.search(r"FRAMEPACK_API_KEY=(fp_\w+)", self.log.read_text())
+        self.api_key = key[1] if key else ""
         return bool(match)
 
     def stop(self, number: signal.Signals) -> float:
@@ -78,7 +81,7 @@ def test_jobs_survive_crashes_of_every_part_and_restarts_of_the_whole(
     data = tmp_path / "my data"
     with up(data) as service:
         wait_for(service.started, 60)
-        with Client(service.url) as client:
+        with Client(service.url, api_key=service.api_key) as client:
             first = client.submit(picture, "x", seconds=1, steps=2)
             for part in ("valkey-server", "service gateway", "--lane deliver"):
                 os.kill(service.pid_of(part), signal.SIGKILL)
@@ -89,13 +92,15 @@ def test_jobs_survive_crashes_of_every_part_and_restarts_of_the_whole(
             assert b"ftyp" in (tmp_path / "first.mp4").read_bytes()[:16]
             second = client.submit(picture, "x", seconds=60, steps=2)
             wait_for(lambda: client.get(second.id).progress.sections_sampled > 0, 60)
+        first_key = service.api_key
         news = service.log.read_text()
         assert "valkey was killed by SIGKILL; starting it again" in news
         assert service.stop(signal.SIGTERM) < 20
 
     with up(data) as service:
         wait_for(service.started, 60)
-        with Client(service.url) as client:
+        # The key that was printed at the first start still opens the service.
+        with Client(service.url, api_key=first_key) as client:
             assert client.get(first.id).status == "completed"
             assert client.video(first.id).sha256 == video.sha256
             found = client.get(second.id)
@@ -130,11 +135,11 @@ def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> None:
         Stack(tmp_path, host="203.0.113.1").__enter__()
 
 
-PLACES = Places(Path("/data"), "0.0.0.0", 8000, 6000, "password", "secret")
+PLACES = Places(Path("/data"), "0.0.0.0", 8000, 6000, "password", "secret", "pepper")
 
 
 def test_secrets_do_not_stand_on_command_lines(tmp_path: Path) -> None:
-    places = Places(tmp_path, "127.0.0.1", 8000, 6000, "password", "secret")
+    places = Places(tmp_path, "127.0.0.1", 8000, 6000, "password", "secret", "pepper")
     spec = valkey(places)
     assert "password" not in " ".join(spec.command)
     assert b"requirepass password" in spec.stdin
