@@ -23,7 +23,8 @@ from framepack.models.lora import weight_shapes
 from framepack.models.tiny import SIZES
 from framepack.packing.schedule import BASE_KERNEL, Level
 from framepack.training.config import TrainingConfig, WorldData
-from framepack.training.memory import becomes_float8, blocks_of
+from framepack.training.memory import blocks_of, is_matrix
+from framepack.training.optimizers import for_muon
 from framepack.training.processes import Processes
 from framepack.training.starts import NEW_LAYERS
 from framepack.training.transformer import TransformerTraining, check_parts
@@ -36,8 +37,8 @@ TEXT_TOKENS = 512
 """Text and image tokens, about."""
 
 _FLOAT8, _HALF, _WHOLE = 1, 2, 4
-_STATES = {"adamw": 8, "adamw8bit": 2}
-"""Bytes of optimiser states for each trained parameter."""
+_STATES = {"adamw": 8, "adamw8bit": 2, "muon": 8}
+"""Bytes of optimiser states for each trained parameter; Muon's matrices have half of that."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def estimate(config: TrainingConfig, processes: int = 1) -> Estimate:
             "weights of the block at work": in_use,
             "trained weights": _WHOLE * trained // processes,
             "gradients": _WHOLE * trained // processes,
-            "optimiser states": _STATES[settings.optimizer] * trained // processes,
+            "optimiser states": _states(model, settings, trained) // processes,
             "averaged weights": _WHOLE * trained // processes,
             "weights cast by autocast": _HALF * trained // processes,
             "activations": inputs * (kept * held + each * (len(blocks) - held)),
@@ -148,6 +149,17 @@ def _trained(model: PackedHunyuanVideo, settings: TransformerTraining) -> int:
     )
 
 
+def _states(model: PackedHunyuanVideo, settings: TransformerTraining, trained: int) -> int:
+    """Bytes of optimiser states of all processes."""
+    whole = _STATES[settings.optimizer] * trained
+    if settings.optimizer != "muon" or settings.train == "new_layers":
+        return whole
+    if settings.lora is not None:  # factors are matrices of blocks, unless others were included
+        return whole // 2
+    matrices = sum(p.numel() for name, p in model.named_parameters() if for_muon(name, p))
+    return whole - _STATES[settings.optimizer] // 2 * matrices
+
+
 def _frozen(model: PackedHunyuanVideo, settings: TransformerTraining) -> dict[str, int]:
     """Bytes of frozen weights, on the device and on the host."""
     if settings.lora is None:
@@ -159,7 +171,7 @@ def _frozen(model: PackedHunyuanVideo, settings: TransformerTraining) -> dict[st
     def stored(block: nn.Module) -> int:
         sizes = (
             p.numel() * _FLOAT8 + _WHOLE * p.shape[0]
-            if memory.frozen == "float8" and becomes_float8(name, p)
+            if memory.frozen == "float8" and is_matrix(name, p)
             else p.numel() * each
             for name, p in block.named_parameters()
         )

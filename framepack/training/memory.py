@@ -77,7 +77,7 @@ class StoredBlock:
                 parameter.data = parameter.data.to(self._device)
                 continue
             data = parameter.data
-            if storage == "float8" and becomes_float8(name, parameter):
+            if storage == "float8" and is_matrix(name, parameter):
                 data, scale = to_float8(data)
                 self._scales[name] = scale.to(self._device)
             home = torch.device("cpu") if self._swapped else self._device
@@ -112,8 +112,8 @@ class StoredBlock:
         return moved
 
 
-def becomes_float8(name: str, parameter: Tensor) -> bool:
-    """Of a block's parameters, those that can be stored as float8."""
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """Of a block's parameters, its linear layers' but not its modulations'."""
     return parameter.ndim == 2 and "norm" not in name
 
 

@@ -22,14 +22,15 @@ from framepack.errors import InvalidRequest
 from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.models.lora import weight_shapes
 from framepack.packing.schedule import BASE_KERNEL, Level, pooled_first
+from framepack.training.average import trained_parameters
 from framepack.training.cache import CachedClip, CachedPrompt
 from framepack.training.examples import Arm, Batch, Choice, choose_batch, collate, same_size
 from framepack.training.levels import NoiseLevels
 from framepack.training.lora import LoraTraining, add_lora
 from framepack.training.memory import MemorySettings, blocks_of, place
-from framepack.training.optimizers import Optimizer, make_optimizer
+from framepack.training.optimizers import Optimizer, OptimizerSettings, make_optimizers
 from framepack.training.processes import Processes, shard
-from framepack.training.run import PEAK, Run, RunSettings, identity_of
+from framepack.training.run import Run, RunSettings, identity_of
 from framepack.training.runlog import Figures
 from framepack.training.starts import NEW_LAYERS
 
@@ -44,8 +45,9 @@ class TransformerTraining:
         run: What all runs have.
         arms: The mixture of orders.
         batch: Examples a step.
-        rate: Peak learning rate of AdamW.
-        optimizer: AdamW with states in fp32, or in eight bits where that saves something.
+        rate: Peak learning rate.
+        optimizer: AdamW with states in fp32, or in eight bits where that saves something; or Muon
+            for the blocks' matrices, which learns more from a step that takes longer.
         betas: Of AdamW.
         weight_decay: Of AdamW.
         dropout: Share of examples without caption, for classifier-free guidance.
@@ -148,10 +150,10 @@ class TransformerRun(Run[PackedHunyuanVideo]):
             shard(self.denoiser, blocks_of(model), device)
         identity = f"{identity_of(settings)} {corpus.key}"
         super().__init__(model, settings.run, folder, identity, processes)
-        group = {"params": self.average.parameters, PEAK: settings.rate}
-        self.optimizers = [
-            make_optimizer(settings.optimizer, group, settings.betas, settings.weight_decay)
-        ]
+        chosen = OptimizerSettings(
+            settings.optimizer, settings.rate, settings.betas, settings.weight_decay
+        )
+        self.optimizers = make_optimizers(chosen, trained_parameters(model))
         self.resume()
 
     def losses(self) -> Iterator[Tensor]:

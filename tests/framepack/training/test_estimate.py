@@ -52,10 +52,23 @@ def test_weights_and_states_are_counted_to_the_byte(
     assert sum(p.numel() for p in trained) == found.trained
     assert sum(p.numel() for p in model.parameters()) == found.total
     assert sum(p.nbytes for p in trained) == found.device["trained weights"]
-    (adamw,) = run.optimizers
-    states = sum(t.nbytes for p in trained for k, t in adamw.state[p].items() if k != "step")
-    assert states == found.device["optimiser states"]
+    assert states_of(run) == found.device["optimiser states"]
     assert sum(v.nbytes for v in run.average.values.values()) == found.device["averaged weights"]
+
+
+def states_of(run: TransformerRun) -> int:
+    """Bytes, step counters left out."""
+    states = [state for optimizer in run.optimizers for state in optimizer.state.values()]
+    return sum(t.nbytes for state in states for key, t in state.items() if key != "step")
+
+
+def test_states_of_muon_are_counted_to_the_byte(nano_corpus: Corpus, run_folder: Path) -> None:
+    settings = replace(RECIPE.transformer, lora=None, optimizer="muon", memory=MemorySettings())
+    config = TrainingConfig(WorldData(1, 1), settings, size="nano", start="tiny")
+    model = PackedHunyuanVideo(SIZES["nano"].transformer)
+    run = TransformerRun(model, settings, nano_corpus, run_folder)
+    list(run.advance(1))
+    assert states_of(run) == estimate(config).device["optimiser states"]
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -92,6 +92,8 @@ def test_parts_of_a_batch_add_up_to_the_step(nano_corpus: Corpus, tmp_path: Path
         replace(LORA, memory=MemorySettings(frozen="float8", swapped_blocks=1)),
         replace(LORA, memory=MemorySettings(checkpointing=True, frozen="bfloat16")),
         pytest.param(replace(FULL, optimizer="adamw8bit"), marks=EIGHT_BIT),
+        replace(FULL, optimizer="muon"),
+        replace(LORA, optimizer="muon"),
         replace(FULL, accumulate=2, train="new_layers"),
         replace(
             FULL,

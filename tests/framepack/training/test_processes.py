@@ -77,7 +77,11 @@ def exported(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(nano_folder: Path, tmp_path: Path) -> None:
     """Of all weights in one go, and of a LoRA that was cut and resumed."""
-    variants = {"accumulate: 2": "", "lora: {rank: 2}": f"start: {nano_folder}"}
+    variants = {
+        "accumulate: 2": "",
+        "optimizer: muon": "",
+        "lora: {rank: 2}": f"start: {nano_folder}",
+    }
     commands, folders = [], []
     for number, (more, start) in enumerate(variants.items()):
         config, folder = tmp_path / f"{number}.yaml", tmp_path / str(number)
