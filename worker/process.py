@@ -30,6 +30,7 @@ from worker.gpu import WrongDevice, choose_device
 from worker.heartbeat import Heartbeat
 from worker.listener import Listener, listen
 from worker.metrics import WorkerMetrics
+from worker.previews import Previews
 from worker.reporter import Reporter
 from worker.runner import Guards, Links, Runner
 from worker.settings import WorkerSettings
@@ -69,9 +70,11 @@ def run_lane(lane: Lane, settings: WorkerSettings) -> int:
     record = Record(connect(settings.redis_url), settings.record_policy())
     links = Links(record, _bells(settings), storage)
     guards = _guards(settings, metrics)
+    reporter = Reporter(_own_record(settings, REPORT_SECONDS))
     tools = Tools(
         artifacts=Artifacts(storage),
-        reporter=Reporter(_own_record(settings, REPORT_SECONDS)),
+        reporter=reporter,
+        previews=Previews(reporter),
         metrics=metrics,
         crash_point=CrashPoint(settings.crash_point),
     )

@@ -1,4 +1,4 @@
-"""Tells the record about denoising steps, and hears whether the work is still wanted.
+"""Tells the record about denoising steps and previews, and hears whether the work is still wanted.
 
 A report that fails says nothing: neither that it did not arrive nor that the lease is lost. The
 work goes on, and the lease's own deadline decides.
@@ -13,7 +13,8 @@ from collections.abc import Callable
 import redis.exceptions
 
 from service.contract.errors import LeaseLost
-from service.contract.record import Record
+from service.contract.events import Picture
+from service.contract.record import Record, Signal
 from worker.lease import Lease
 
 log = logging.getLogger(__name__)
@@ -37,12 +38,19 @@ class Reporter:
 
     def step(self, lease: Lease, done: int, total: int) -> None:
         """Report that so many of a section's steps are done; the lease learns the answer."""
+        self._report(lease, lambda: self._record.report_step(lease.task, done, total))
+
+    def preview(self, lease: Lease, done: int, total: int, picture: Picture) -> None:
+        """Show what a section looks like after so many steps; the lease learns the answer."""
+        self._report(lease, lambda: self._record.report_preview(lease.task, done, total, picture))
+
+    def _report(self, lease: Lease, report: Callable[[], Signal]) -> None:
         if self._clock() < self._quiet_until:
             return
         try:
-            lease.told(self._record.report_step(lease.task, done, total))
+            lease.told(report())
         except LeaseLost:
             lease.refused()
         except (redis.exceptions.RedisError, OSError) as error:
             self._quiet_until = self._clock() + QUIET_SECONDS
-            log.warning("could not report a step: %s", type(error).__name__)
+            log.warning("could not report: %s", type(error).__name__)

@@ -1,6 +1,6 @@
 """Reading what happened to jobs: one stream a job for good, one firehose of the latest.
 
-A gateway has one `EventHub`: a single reader of the firehose and of published steps, whatever the
+A gateway has one `EventHub`: a single reader of the firehose and of what is published, whatever the
 number of clients. A follower gets history from its job's stream, then live events; wherever a
 sequence number is missing it goes back to the stream, so nothing is lost and nothing comes twice.
 """
@@ -20,13 +20,14 @@ import redis.exceptions
 from redis import Redis
 
 from service.contract.connections import KEY_PREFIX, connect_reader
-from service.contract.events import TERMINAL, StepEvent
+from service.contract.events import TERMINAL, PreviewEvent, StepEvent
 from service.contract.job import Event
 
 log = logging.getLogger(__name__)
 
 FIREHOSE = f"{KEY_PREFIX}events"
 STEPS = f"{KEY_PREFIX}steps"
+PREVIEWS = f"{KEY_PREFIX}previews"
 QUEUE_LENGTH = 256
 MOST_LOOKUPS = 8
 BLOCK_MS = 10_000
@@ -37,7 +38,12 @@ _AWAY = (redis.exceptions.RedisError, OSError)
 _NUDGE = Event(job_id="", sequence=0, type="", at=0)
 """Makes a follower look into its job's stream."""
 
-Item = Event | StepEvent | None
+Passing = StepEvent | PreviewEvent
+"""What is published and not stored: whoever is not there misses it."""
+
+_PASSING: dict[str, type[Passing]] = {STEPS: StepEvent, PREVIEWS: PreviewEvent}
+
+Item = Event | Passing | None
 """What waits for a follower; None ends it."""
 
 
@@ -63,7 +69,7 @@ class EventHub:
     async def __aenter__(self) -> EventHub:
         self._tasks = [
             asyncio.create_task(_forever(reader), name=reader.__name__)
-            for reader in (self._read_firehose, self._read_steps)
+            for reader in (self._read_firehose, self._read_passing)
         ]
         return self
 
@@ -84,7 +90,7 @@ class EventHub:
     @contextlib.asynccontextmanager
     async def follow(
         self, job_id: str, after: int
-    ) -> AsyncIterator[AsyncIterator[Event | StepEvent]]:
+    ) -> AsyncIterator[AsyncIterator[Event | Passing]]:
         """Follow a job from after a sequence number to its terminal event.
 
         Iteration ends after the terminal event, when the hub closes, or when the follower was too
@@ -101,7 +107,7 @@ class EventHub:
 
     async def _events(
         self, job_id: str, last: int, follower: _Follower
-    ) -> AsyncIterator[Event | StepEvent]:
+    ) -> AsyncIterator[Event | Passing]:
         behind = True
         while True:
             if behind:
@@ -114,7 +120,7 @@ class EventHub:
             item = await follower.next()
             if item is None:
                 return
-            if isinstance(item, StepEvent):
+            if isinstance(item, Passing):
                 yield item
             elif item is _NUDGE or item.sequence > last + 1:
                 behind = True
@@ -157,15 +163,18 @@ class EventHub:
                     with _skipping(FIREHOSE):
                         self._hand_out(fields["job"], _event(fields["job"], fields))
 
-    async def _read_steps(self) -> None:
+    async def _read_passing(self) -> None:
         async with self._client.pubsub() as channel:
-            await channel.subscribe(STEPS)
+            await channel.subscribe(*_PASSING)
             while True:
                 message = await channel.get_message(ignore_subscribe_messages=True, timeout=10)
                 if message is not None:
-                    with _skipping(STEPS):
-                        step = StepEvent.model_validate_json(message["data"])
-                        self._hand_out(step.job_id, step)
+                    with _skipping(message["channel"]):
+                        self._pass_on(message["channel"], message["data"])
+
+    def _pass_on(self, channel: str, data: str) -> None:
+        item = _PASSING[channel].model_validate_json(data)
+        self._hand_out(item.job_id, item)
 
     def _hand_out(self, job_id: str, item: Item) -> None:
         for follower in self._followers.get(job_id, ()):

@@ -15,12 +15,15 @@
 | cancelled | |
 
 Single denoising steps are `StepEvent`s: the latest is a value of the record, they are published to
-whoever listens, and never stored. Sections are numbered in the order of sampling.
+whoever listens, and never stored. So are `PreviewEvent`s, of which the latest is kept for a minute.
+Sections are numbered in the order of sampling.
 """
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from dataclasses import dataclass
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict
 
 QUEUED = "queued"
 STARTED = "started"
@@ -55,3 +58,38 @@ class StepEvent(BaseModel):
     step: int
     total_steps: int
     total_sections: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A small encoded picture. Sizes in pixels."""
+
+    image: bytes
+    width: int
+    height: int
+    content_type: str
+
+
+class PreviewEvent(BaseModel):
+    """What a section looks like so far, published and forgotten.
+
+    Attributes:
+        section: Being sampled, by order of sampling.
+        step: Steps done when it looked like this.
+        total_steps: Steps of a section.
+        width: Of the picture, in pixels.
+        height: Of the picture, in pixels.
+        content_type: Of the picture.
+        image: The picture; base64 in JSON.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    job_id: str
+    section: int
+    step: int
+    total_steps: int
+    width: int
+    height: int
+    content_type: str
+    image: Base64Bytes

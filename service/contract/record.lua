@@ -262,6 +262,16 @@ local function tell_of_commit(a)
   if a.lane == 'render' and a.number > 0 then
     emit(a.id, 'section.sampled', { section = a.number - 1 })
     note_pace(a.id, a.lane)
+function transitions.preview(a)
+  if not holds(a.id, a.lane, a.fence) then return { signal = 'lost' } end
+  local preview = cjson.encode({ job_id = a.id, section = a.section, step = a.step,
+    total_steps = a.total_steps, width = a.width, height = a.height,
+    content_type = a.content_type, image = a.image })
+  redis.call('SET', key('job', a.id, 'preview'), preview, 'PX', PREVIEW_KEPT)
+  redis.call('PUBLISH', key('previews'), preview)
+  return { signal = signal(a.id) }
+end
+
   elseif a.lane == 'deliver' and a.number < sections then
     emit(a.id, 'section.completed', '{"section":' .. a.number .. ',"clip":' .. a.artifact .. '}')
     count(a.id, 'section')

@@ -10,6 +10,7 @@ Synchronous: workers call it directly, the gateway from threads. All calls may b
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ from service.contract.errors import (
     Problem,
     RecordUnreadable,
 )
+from service.contract.events import Picture, PreviewEvent
 from service.contract.idempotency import Idempotency
 from service.contract.job import (
     SCHEMA_VERSION,
@@ -307,6 +309,22 @@ class Record:
     # -- reading
 
     def get(self, job_id: str) -> Job:
+    def report_preview(self, task: Task, step: int, total_steps: int, picture: Picture) -> Signal:
+        """Make known what a section looks like: published, and kept for a minute.
+
+        Args:
+            task: A sample task.
+            step: Steps done.
+            total_steps: Steps of the section.
+            picture: Some kilobytes.
+
+        Raises:
+            LeaseLost: Another worker may own the task.
+        """
+        shown = {**asdict(picture), "image": base64.b64encode(picture.image).decode()}
+        where = {"section": task.section, "step": step, "total_steps": total_steps}
+        return self._signal("preview", **task.claim, **where, **shown)
+
         """The state of a job.
 
         Raises:
@@ -352,6 +370,11 @@ class Record:
         if "conflict" in answer:
             raise JobConflict(f"job {job_id} is {answer['conflict']}")
         return answer
+
+    def preview(self, job_id: str) -> PreviewEvent | None:
+        """The latest preview of a job, if it is not older than a minute."""
+        stored = cast(str | None, self.redis.get(f"{_job_key(job_id)}:preview"))
+        return None if stored is None else PreviewEvent.model_validate_json(stored)
 
     def _signal(self, transition: str, **arguments: Any) -> Signal:
         signal = self._call(transition, **arguments)["signal"]

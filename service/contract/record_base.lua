@@ -6,6 +6,7 @@
 --
 -- job:{id}                      the record; fields of a lane start with its name
 -- job:{id}:events               its events, ids 1-0, 2-0, ...
+-- job:{id}:preview              its latest preview, which soon expires
 -- events                        the latest events of all jobs, for readers that follow many
 -- open, healed                  ids of jobs that have not ended; how far the last look at them came
 -- leases, delayed               "{id} {lane}" by expiry, by end of a back-off
@@ -19,6 +20,7 @@ local LANES = { 'render', 'deliver' }
 local SCAN = 16                    -- leases looked at by a claim; tenants, where the first does not fit
 local FIREHOSE = 10000             -- events kept for readers that follow many jobs
 local STEP_INTERVAL = 500          -- milliseconds between published steps of a job
+local PREVIEW_KEPT = 60 * 1000     -- the latest preview of a job, for whoever comes between two
 local DAY = 24 * 3600 * 1000       -- for this long an Idempotency-Key gives the same job
 local WEEK = 7 * DAY               -- kept for this long if the record does not say
 

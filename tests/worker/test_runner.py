@@ -26,6 +26,7 @@ from worker.faults import CrashPoint
 from worker.heartbeat import Heartbeat
 from worker.interruptions import TaskOverdue
 from worker.metrics import WorkerMetrics
+from worker.previews import Previews
 from worker.reporter import Reporter
 from worker.runner import UNFIT_EXIT_CODE, Guards, Links, Runner
 from worker.tasks.attempt import Tools
@@ -73,9 +74,9 @@ class Bench:
         renewals = Record(connect(fleet.settings.redis_url), POLICY)
         heartbeat = Heartbeat(renewals, watchdog)
         heartbeat.start()
-        tools = Tools(
-            Artifacts(self.storage, patience=0.0), Reporter(record), self.metrics, CrashPoint()
-        )
+        reporter = Reporter(record)
+        artifacts = Artifacts(self.storage, patience=0.0)
+        tools = Tools(artifacts, reporter, Previews(reporter), self.metrics, CrashPoint())
         self.runner = Runner(
             WorkerIdentity("bench", Lane.RENDER, engine.fingerprints()),
             engine,

@@ -22,6 +22,7 @@ from worker.checkpoints import SectionCheckpoint, conditioning_from_bytes
 from worker.faults import CrashPoint
 from worker.lease import Lease
 from worker.metrics import WorkerMetrics
+from worker.previews import Previews
 from worker.reporter import Reporter
 
 
@@ -32,12 +33,14 @@ class Tools:
     Attributes:
         artifacts: The storage, with a memory.
         reporter: Reports denoising steps.
+        previews: Shows what is being sampled.
         metrics: Of this process.
         crash_point: Where a test wants this process to die.
     """
 
     artifacts: Artifacts
     reporter: Reporter
+    previews: Previews
     metrics: WorkerMetrics
     crash_point: CrashPoint
 

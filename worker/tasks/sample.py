@@ -61,6 +61,7 @@ def _history(attempt: Attempt) -> History:
 def _sampled(attempt: Attempt, steps: Generator[Step, None, Latents]) -> Latents:
     """Drive the sampler, reporting every step; leaves at a step when the work should end."""
     pace = Pace(attempt.models.device)
+    previews = attempt.tools.previews.of(attempt.lease, attempt.models, attempt.plan.latent_size)
     seconds = attempt.tools.metrics.step_seconds.labels(attempt.models.preset.name)
     total, reported, began = attempt.plan.steps, 0, time.perf_counter()
     with closing(steps):
@@ -71,8 +72,10 @@ def _sampled(attempt: Attempt, steps: Generator[Step, None, Latents]) -> Latents
                 _report(attempt, range(reported, total))
                 latents: Latents = finished.value
                 return latents
+            previews.queued(step)
             done = pace.steps_done(step.index + 1)
             _report(attempt, range(reported, done))
+            previews.done(done, total)
             attempt.check()
             now = time.perf_counter()
             seconds.observe(now - began)

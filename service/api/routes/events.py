@@ -24,6 +24,7 @@ from service.api.deps import OwnedJob, Services, TheServices
 from service.api.errors import ApiProblem, documented
 from service.api.representation import job_view, video_view
 from service.api.schemas import STREAM_EXAMPLE
+from service.contract.eventlog import Passing
 from service.contract.events import COMPLETED, SECTION_COMPLETED, StepEvent
 from service.contract.job import Artifact, Clip, Event, JobSpec
 from service.contract.views import EventView, JobView, utc
@@ -102,7 +103,7 @@ async def _events(
 
 async def _through_outages(
     parts: Services, job_id: str, after: int
-) -> AsyncIterator[Event | StepEvent]:
+) -> AsyncIterator[Event | Passing]:
     """A job's events; while Redis is away the clients wait here instead of all coming back."""
     while True:
         try:
@@ -127,10 +128,11 @@ def _snapshot(view: JobView) -> ServerSentEvent:
     return _encoded(event, retry=RECONNECT_MILLISECONDS)
 
 
-async def _message(parts: Services, spec: JobSpec, event: Event | StepEvent) -> ServerSentEvent:
-    if isinstance(event, StepEvent):
+async def _message(parts: Services, spec: JobSpec, event: Event | Passing) -> ServerSentEvent:
+    if isinstance(event, Passing):
         data = event.model_dump(mode="json", exclude={"job_id"})
-        return _encoded(EventView(job_id=event.job_id, type="step", data=data))
+        kind = "step" if isinstance(event, StepEvent) else "preview"
+        return _encoded(EventView(job_id=event.job_id, type=kind, data=data))
     shown = dict(event.data)
     if event.type == SECTION_COMPLETED:
         clip = Clip(section=shown["section"], artifact=Artifact(**shown["clip"]))

@@ -1,5 +1,6 @@
 """Event streams over a real socket: snapshot, order, replay, heartbeats, ends and outages."""
 
+import base64
 import json
 import socket
 import threading
@@ -15,6 +16,7 @@ from redis import Redis
 
 from service.api.routes import events as route
 from service.client.sse import ServerSentEvent, parse_events
+from service.contract.events import Picture
 from service.contract.job import Lane
 from service.contract.record import Record
 from tests.support.lanes import HandWorker
@@ -213,3 +215,24 @@ def test_an_outage_of_redis_loses_no_event(
             # While the reader is still finding its way back.
             worker.run_all(1)
             assert ids(stream.rest()) == ["2", "3", "4", "5", "6"]
+
+
+def test_a_preview_is_told_and_has_no_id(submit: Submit, worker: HandWorker) -> None:
+    job = submit()
+    worker.run(Lane.RENDER)
+    task = worker.claim(Lane.RENDER)
+    with streaming(job["links"]["events"]) as stream:
+        stream.next()
+        worker.record.report_preview(task, 4, 16, Picture(b"\x00\xffjpeg", 64, 48, "image/jpeg"))
+        preview = stream.next()
+    assert (preview.name, preview.id) == ("preview", None)
+    data = json.loads(preview.data)["data"]
+    assert base64.b64decode(data.pop("image")) == b"\x00\xffjpeg"
+    assert data == {
+        "section": 0,
+        "step": 4,
+        "total_steps": 16,
+        "width": 64,
+        "height": 48,
+        "content_type": "image/jpeg",
+    }
