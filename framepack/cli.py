@@ -8,13 +8,13 @@ said in one sentence on standard error. Slow imports wait until a command needs 
 from __future__ import annotations
 
 import argparse
-import os.path
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from framepack.arguments import parse_arguments
 from framepack.errors import FramepackError, InvalidRequest, ScheduleSyntaxError
 from framepack.generation.method import ATTENTION_PATTERNS, NOISE_MODES, RANKINGS
 from framepack.generation.orders import ORDERS
@@ -40,7 +40,7 @@ TEACACHE_THRESHOLD = 0.15
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    options = _parsed(arguments)
+    options = parse_arguments(_parser(), arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -54,26 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("framepack: interrupted\n")
         return 130
-
-
-def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """All arguments, wherever options stand between IMAGE and PROMPT.
-
-    argparse takes a single word for the PROMPT, IMAGE being optional; one more after options is
-    left over, and then the first was the IMAGE.
-    """
-    parser = _parser()
-    options, left = parser.parse_known_args(arguments)
-    if (
-        getattr(options, "prompt", None)
-        and options.image is None
-        and len(left) == 1
-        and left[0][:1] != "-"
-    ):
-        options.image, options.prompt, left = Path(options.prompt), left[0], []
-    if left:
-        parser.error(f"unrecognized arguments: {' '.join(left)}")
-    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -243,9 +223,6 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _generate(options: argparse.Namespace) -> int:
     from framepack.media.images import open_image
 
-    # Path.is_file raises for a text that is too long to be a name.
-    if options.image is None and os.path.isfile(options.prompt):
-        raise InvalidRequest("prompt", f"{options.prompt} is a file: write IMAGE, then PROMPT")
     image = None if options.image is None else open_image(options.image)
     plan = plan_generation(_request(options), image if image is None else image.shape[:2])
     if not options.output.parent.is_dir():

@@ -316,13 +316,16 @@ def plan_generation(request: GenerationRequest, image_size: Size | None) -> Plan
     )
 
 
+def default_order(config: GenerationConfig, *, pictured: bool) -> str:
+    """The order of a request that names none."""
+    return config.order if pictured or not ORDERS[config.order].needs_picture else TEXT_ORDER
+
+
 def _order(
     request: GenerationRequest, config: GenerationConfig, *, pictured: bool
 ) -> tuple[str, Order]:
     """The order and its name. Raises InvalidRequest."""
-    name = request.order or config.order
-    if not pictured and request.order is None and ORDERS[name].needs_picture:
-        name = TEXT_ORDER
+    name = request.order or default_order(config, pictured=pictured)
     order = _named(ORDERS, "order", name)
     if not pictured and order.needs_picture:
         able = ", ".join(name for name, each in ORDERS.items() if not each.needs_picture)

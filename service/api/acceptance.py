@@ -61,12 +61,14 @@ def accept(parts: Services, tenant: str, submission: Submission) -> Accepted:
     if known:
         return Accepted(parts.record.spec(known), replayed=True)
     spec, png = prepare(parts, tenant, submission)
-    parts.storage.put(spec.image.key, png, spec.image.content_type)
+    if spec.image is not None:
+        parts.storage.put(spec.image.key, png, spec.image.content_type)
     submitted = parts.record.submit(spec, same)
     ring(parts, submitted.ring)
     if submitted.job_id != spec.id:
         # The same request, a moment earlier, through this gateway or another.
-        parts.storage.delete(spec.image.key)
+        if spec.image is not None:
+            parts.storage.delete(spec.image.key)
         return Accepted(parts.record.spec(submitted.job_id), replayed=True)
     parts.metrics.submitted.labels(spec.request.preset).inc()
     return Accepted(spec, replayed=False)
@@ -95,7 +97,7 @@ def _idempotency(tenant: str, submission: Submission) -> Idempotency | None:
         return None
     # What equals its default is left out, so that a field that is new here changes nothing.
     fields = submission.request.model_dump_json(exclude_defaults=True).encode()
-    body = fields + hashlib.sha256(submission.image).digest()
+    body = fields + hashlib.sha256(submission.image or b"").digest()
     return Idempotency.of(tenant, submission.idempotency_key, body)
 
 
@@ -108,7 +110,7 @@ def ring(parts: Services, lanes: Ring) -> None:
 
 
 def prepare(parts: Services, tenant: str, submission: Submission) -> tuple[JobSpec, bytes]:
-    """All that can be decided without accepting: the job, and its picture as PNG.
+    """All that can be decided without accepting: the job, and its picture as PNG, if it has one.
 
     Raises:
         InvalidRequest: A field cannot be served.
@@ -120,25 +122,22 @@ def prepare(parts: Services, tenant: str, submission: Submission) -> tuple[JobSp
         raise InvalidRequest("preset", f"this service has no such preset; choose one of: {known}")
     if request.seed is None:
         request = request.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 1)})
-    with parts.metrics.image_seconds.time():
-        image = parts.decoders.decode(submission.image)
-    plan = plan_generation(request.to_generation(), image.size)
-    return _spec(tenant, request, plan, image), image.png
+    image = None
+    if submission.image is not None:
+        with parts.metrics.image_seconds.time():
+            image = parts.decoders.decode(submission.image)
+    plan = plan_generation(request.to_generation(), image.size if image else None)
+    return _spec(tenant, request, plan, image), image.png if image else b""
 
 
-def _spec(tenant: str, request: JobRequest, plan: Plan, image: DecodedImage) -> JobSpec:
+def _spec(tenant: str, request: JobRequest, plan: Plan, image: DecodedImage | None) -> JobSpec:
     job_id = uuid.uuid4().hex
     return JobSpec(
         id=job_id,
         tenant=tenant,
         request=request,
-        image=Artifact(
-            key=f"jobs/{job_id}/image.png",
-            sha256=hashlib.sha256(image.png).hexdigest(),
-            size_bytes=len(image.png),
-            content_type="image/png",
-        ),
-        image_size=image.size,
+        image=None if image is None else _artifact(job_id, image),
+        image_size=None if image is None else image.size,
         num_sections=len(plan.sections),
         places=plan.places,
         num_frames=plan.num_pixel_frames,
@@ -146,6 +145,15 @@ def _spec(tenant: str, request: JobRequest, plan: Plan, image: DecodedImage) -> 
         video_size=(plan.height, plan.width),
         section_cost=section_cost(plan),
         traceparent=tracing.current_traceparent(),
+    )
+
+
+def _artifact(job_id: str, image: DecodedImage) -> Artifact:
+    return Artifact(
+        key=f"jobs/{job_id}/image.png",
+        sha256=hashlib.sha256(image.png).hexdigest(),
+        size_bytes=len(image.png),
+        content_type="image/png",
     )
 
 

@@ -26,6 +26,7 @@ from service.api.submission import (
     checked_size,
     idempotency_key,
     image_problem,
+    picture_of,
 )
 from service.contract.job import JobRequest, JobStatus
 from service.contract.views import FieldError, JobView, View
@@ -63,7 +64,7 @@ class OpenAIVideoView(View):
         id: The job's id, the same as under `/jobs`.
         model: The preset.
         seconds: Of the finished video; sections are whole, so rarely exactly what was asked for.
-        size: WIDTHxHEIGHT of the finished video, which follows the picture.
+        size: WIDTHxHEIGHT of the finished video: what the model has nearest to what was asked for.
         error: Also of a cancelled job, for which this API has no state of its own.
     """
 
@@ -167,7 +168,8 @@ async def read_creation(request: Request) -> Submission:
         raise ApiProblem("unsupported_media_type", f"Send the video's request as {known}.")
     async with request.form(max_files=1, max_fields=32, max_part_size=MAX_FORM_BYTES) as form:
         file = form.get("input_reference")
-        image = await file.read() if isinstance(file, UploadFile) else _from_reference(file)
+        isfile = isinstance(file, UploadFile)
+        image = await picture_of(file) if isfile else _from_reference(file or None)
         fields = {name: value for name, value in form.items() if name != "input_reference"}
         request_fields = _checked(fields, JobRequest.model_validate_strings)
         return checked_size(Submission(request_fields, image, key))
@@ -186,8 +188,8 @@ async def _json_object(request: Request) -> dict[str, Any]:
 def _checked(
     fields: dict[str, Any], validate: Callable[[dict[str, Any]], JobRequest]
 ) -> JobRequest:
-    """The request. The size follows the picture here, so a wish for one changes nothing."""
-    ours = {_OUR_NAMES.get(name, name): value for name, value in fields.items() if name != "size"}
+    """The request."""
+    ours = {_OUR_NAMES.get(name, name): value for name, value in fields.items()}
     if isinstance(ours.get("seconds"), str) and validate == JobRequest.model_validate:
         # In this API a length is a text, in JSON too.
         ours["seconds"] = _number(ours["seconds"])
@@ -204,8 +206,10 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _from_reference(reference: Any) -> bytes:
+def _from_reference(reference: Any) -> bytes | None:
     """The picture in a `data:` URL; others are not fetched, as that would be done for anybody."""
+    if reference is None:
+        return None
     url = reference.get("image_url") if isinstance(reference, dict) else reference
     if not isinstance(url, str) or not url.startswith(_DATA_URL) or ";base64," not in url:
         raise image_problem("Send a picture, as a file or as a data: URL in base64.")
@@ -219,26 +223,19 @@ def creation_body_schema() -> dict[str, Any]:
     """The OpenAPI description of the body of a creation."""
     fields = JobRequest.model_json_schema()["properties"]
     ours = {_THEIR_NAMES.get(name, name): schema for name, schema in fields.items()}
-    size = {
-        "type": "string",
-        "maxLength": 32,
-        "description": "Taken and not obeyed: the size follows the picture.",
-    }
-    shared = {**ours, "size": size}
     url = {"type": "object", "properties": {"image_url": {"type": "string"}}}
     schemas = {
         "multipart/form-data": {
-            **shared,
+            **ours,
             "input_reference": {"type": "string", "format": "binary"},
         },
         "application/json": {
-            **shared,
+            **ours,
             "input_reference": {"description": "The picture as a data: URL.", **url},
         },
     }
-    required = ["prompt", "input_reference"]
     content = {
-        media_type: {"schema": {"type": "object", "properties": found, "required": required}}
+        media_type: {"schema": {"type": "object", "properties": found, "required": ["prompt"]}}
         for media_type, found in schemas.items()
     }
     return {"requestBody": {"required": True, "content": content}}

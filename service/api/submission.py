@@ -2,6 +2,8 @@
 
 * ``multipart/form-data``: a file `image`, and either one field `request` with JSON or plain fields.
 * ``application/json``: the request's fields and `image` in base64.
+
+Without `image` the video is made from the prompt alone.
 """
 
 from __future__ import annotations
@@ -34,14 +36,17 @@ class Submission:
     """What a client sent, its fields valid, its picture not looked at yet."""
 
     request: JobRequest
-    image: bytes
+    image: bytes | None
     idempotency_key: str | None = None
 
 
 class JsonSubmission(JobRequest):
     """The body as JSON."""
 
-    image: Annotated[str, Field(description="The picture (PNG, JPEG or WebP) in base64.")]
+    image: Annotated[
+        str | None,
+        Field(description="The picture (PNG, JPEG or WebP) in base64; without: text-to-video."),
+    ] = None
 
 
 async def read_submission(request: Request) -> Submission:
@@ -61,7 +66,7 @@ async def read_submission(request: Request) -> Submission:
 
 def checked_size(submission: Submission) -> Submission:
     """A submission whose picture may be looked at. Raises ApiProblem."""
-    if len(submission.image) > MAX_IMAGE_BYTES:
+    if len(submission.image or b"") > MAX_IMAGE_BYTES:
         detail = f"The picture must not be larger than {MAX_IMAGE_BYTES} bytes."
         raise ApiProblem("body_too_large", detail)
     return submission
@@ -84,7 +89,7 @@ async def _read_json(request: Request) -> Submission:
 def _from_json(body: bytes) -> Submission:
     try:
         parsed = JsonSubmission.model_validate_json(body)
-        image = base64.b64decode(parsed.image, validate=True)
+        image = None if parsed.image is None else base64.b64decode(parsed.image, validate=True)
     except ValidationError as error:
         raise invalid_fields(error) from None
     except (binascii.Error, ValueError):
@@ -94,10 +99,16 @@ def _from_json(body: bytes) -> Submission:
 
 async def _read_form(request: Request) -> Submission:
     async with request.form(max_files=1, max_fields=32, max_part_size=MAX_FIELD_BYTES) as form:
-        image = form.get("image")
-        if not isinstance(image, UploadFile):
-            raise image_problem("A file is required.")
-        return Submission(_request_of(form), await image.read())
+        return Submission(_request_of(form), await picture_of(form.get("image")))
+
+
+async def picture_of(part: UploadFile | str | None) -> bytes | None:
+    """The picture of a form's part, None where there is none. Raises ApiProblem."""
+    if isinstance(part, str) and part:
+        raise image_problem("Send the picture as a file.")
+    if not isinstance(part, UploadFile) or not (part.filename or part.size):
+        return None  # browsers send a file without name and content where none was chosen
+    return await part.read()
 
 
 def _request_of(form: FormData) -> JobRequest:
@@ -133,7 +144,6 @@ def request_body_schema() -> dict[str, Any]:
         "type": "object",
         "description": "Either plain fields or the one field `request` with the same as JSON.",
         "properties": {"image": file, "request": whole, **fields["properties"]},
-        "required": ["image"],
     }
     example = {"prompt": "The girl dances gracefully.", "seconds": 5, "image": "iVBORw0KGgo="}
     json_body = {"schema": JsonSubmission.model_json_schema(), "example": example}

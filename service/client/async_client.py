@@ -63,7 +63,7 @@ class AsyncClient:
 
     async def submit(
         self,
-        image: Path | bytes,
+        image: Path | bytes | None,
         prompt: str,
         *,
         idempotency_key: str | None = None,

@@ -48,15 +48,18 @@ class Calls:
         self._pauses = retry_seconds
 
     def submit(
-        self, image: Path | bytes, prompt: str, key: str | None, fields: Mapping[str, Any]
+        self, image: Path | bytes | None, prompt: str, key: str | None, fields: Mapping[str, Any]
     ) -> Call[JobView]:
-        """Submit a job."""
+        """Submit a job, with a picture or without."""
         body = image.read_bytes() if isinstance(image, Path) else image
         request = {"prompt": prompt, **fields}
         form = {name: _text(value) for name, value in request.items() if value is not None}
-        files = {"image": ("image", body, "application/octet-stream")}
+        # Fields travel as files too, without a name: a form without files is encoded otherwise.
+        parts: dict[str, Any] = {name: (None, value) for name, value in form.items()}
+        if body is not None:
+            parts["image"] = ("image", body, "application/octet-stream")
         headers = {"Idempotency-Key": key or secrets.token_hex(16)}
-        answer = yield from self._ask(Ask("POST", "/jobs", headers, {"data": form, "files": files}))
+        answer = yield from self._ask(Ask("POST", "/jobs", headers, {"files": parts}))
         return JobView.model_validate_json(answer.content)
 
     def get(self, job_id: str) -> Call[JobView]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from framepack.arguments import parse_arguments
 from service.client import commands
 from service.client.calls import RETRY_SECONDS
 from service.client.client import Client
@@ -28,7 +29,7 @@ def main(
     arguments: Sequence[str] | None = None, retry_seconds: tuple[float, ...] = RETRY_SECONDS
 ) -> int:
     """Run one command; returns the exit status."""
-    options = parser().parse_args(arguments)
+    options = parse_arguments(parser(), arguments)
     command: Command | None = options.run
     if command is None:
         return _complete(options)
@@ -97,7 +98,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_submit(submit: argparse.ArgumentParser) -> None:
-    submit.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG or WebP")
+    submit.add_argument(
+        "image",
+        type=Path,
+        nargs="?",
+        metavar="IMAGE",
+        help="PNG, JPEG or WebP; none: text-to-video",
+    )
     submit.add_argument("prompt", metavar="PROMPT", help="what should happen")
     submit.add_argument("--watch", action="store_true", help="follow the job until it ends")
     submit.add_argument("-o", "--output", type=Path, help="follow, then save the video here")

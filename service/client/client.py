@@ -74,7 +74,7 @@ class Client:
 
     def submit(
         self,
-        image: Path | bytes,
+        image: Path | bytes | None,
         prompt: str,
         *,
         idempotency_key: str | None = None,
@@ -83,7 +83,7 @@ class Client:
         """Submit a job.
 
         Args:
-            image: A PNG, JPEG or WebP file, or its bytes.
+            image: A PNG, JPEG or WebP file, or its bytes; None makes a video from the prompt alone.
             prompt: What should happen in the video.
             idempotency_key: The same within a day gives the same job; drawn if not given.
             **fields: Other request fields (`JobRequest`); None is left out.

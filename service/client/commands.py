@@ -23,6 +23,7 @@ REQUEST_FIELDS = (
     ("seed", int, "for the same video again"),
     ("order", str, "sampling order"),
     ("schedule", str, "packing schedule"),
+    ("size", str, "WIDTHxHEIGHT; the nearest there is (the picture's)"),
     ("guidance-scale", float, "distilled guidance"),
     ("cfg-scale", float, "classifier-free guidance"),
     ("negative-prompt", str, "what should not happen; needs --cfg-scale over 1"),

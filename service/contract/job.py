@@ -121,7 +121,7 @@ _LATER_PROMPTS_SCHEMA = {
 
 
 class JobRequest(BaseModel):
-    """What a user may set; the picture travels beside it."""
+    """What a user may set; the picture, if there is one, travels beside it."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -132,6 +132,7 @@ class JobRequest(BaseModel):
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     order: Annotated[str, Field(max_length=64)] | None = None
     schedule: Annotated[str, Field(max_length=200)] | None = None
+    size: Annotated[str, Field(max_length=11)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE)] | None = None
     cfg_scale: Annotated[float, Field(ge=1, le=MAX_CFG)] | None = None
     negative_prompt: Text = ""
@@ -188,7 +189,7 @@ class JobSpec(BaseModel):
 
     Attributes:
         request: With the seed resolved.
-        image: The stored picture, decoded and re-encoded by the gateway.
+        image: The stored picture, decoded and re-encoded by the gateway; None for text-to-video.
         image_size: Its (height, width) in pixels.
         num_sections: Sections of the video; each lane has one task more.
         places: Of each section, in the order of sampling, which one by time it is, from 0. Empty
@@ -206,8 +207,8 @@ class JobSpec(BaseModel):
     tenant: str
     priority: Priority = "normal"
     request: JobRequest
-    image: Artifact
-    image_size: tuple[int, int]
+    image: Artifact | None = None
+    image_size: tuple[int, int] | None = None
     num_sections: Annotated[int, Field(ge=1)]
     places: tuple[int, ...] = ()
     num_frames: int

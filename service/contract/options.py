@@ -24,13 +24,16 @@ class PresetView(View):
     """A preset this deployment serves, with the defaults of what a request leaves out.
 
     Attributes:
-        sizes: The video takes the one whose shape is nearest to the picture's.
+        sizes: The video takes the one whose shape is nearest to the picture's, or to the one asked
+            for.
+        order_without_image: Order of a request that names none and has no picture.
         guidance_scale: None where the model has no distilled guidance.
         section_frames: Frames a section makes; a video is whole sections and the picture.
     """
 
     name: str
     order: str
+    order_without_image: str
     steps: int
     guidance_scale: float | None
     cfg_scale: float
@@ -40,10 +43,15 @@ class PresetView(View):
 
 
 class OrderView(View):
-    """A sampling order and the packing schedule it takes when a request names none."""
+    """A sampling order and the packing schedule it takes when a request names none.
+
+    Attributes:
+        image_required: Whether it needs a start picture; others can make text-to-video.
+    """
 
     name: str
     schedule: str
+    image_required: bool
 
 
 class ImageLimits(View):

@@ -25,19 +25,34 @@ METHODS: list[dict[str, Any]] = [
     {"schedule": "ta_f2k1h4w4f1k1_g9", "order": "vanilla", "ranking": "hybrid"},
     {"schedule": "temporal_kernel+D", "order": "inverted"},
     {"schedule": "tc_f1k1_g9", "order": "vanilla", "history_noise": 0.2, "history_guidance": 1.5},
+    {"order": "endpoints", "pictured": False, "ranking": "similarity"},
 ]
 """What each changes does not end with a section: a tail, a ranking, noise that moves the draws."""
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_every_order_gives_a_video_with_prompts_by_position(service: Service, order: str) -> None:
+BEGINNINGS = [
+    *((name, True) for name in ORDERS),
+    *((name, False) for name, order in ORDERS.items() if not order.needs_picture),
+]
+"""Every order from a picture, and from the prompt alone where it can."""
+
+
+@pytest.mark.parametrize(("order", "pictured"), BEGINNINGS)
+def test_every_order_gives_a_video_with_prompts_by_position(
+    service: Service, order: str, pictured: bool
+) -> None:
     job_id = service.fleet.submit(
-        seconds=3.6, steps=2, order=order, schedule="geometric", later_prompts=LATER
+        seconds=3.6,
+        steps=2,
+        order=order,
+        schedule="geometric",
+        later_prompts=LATER,
+        pictured=pictured,
     )
     job = service.fleet.wait_for_end(job_id)
     assert job.status == "completed"
     assert job.video is not None
-    assert job.video.num_frames == 109
+    assert job.video.num_frames == (109 if pictured else 105)
     spec = service.fleet.record.spec(job_id)
     assert [each.prompt for each in spec.request.later_prompts] == ["a blue ring"]
 
@@ -51,9 +66,11 @@ def test_the_service_makes_what_the_library_makes(service: Service, tmp_path: Pa
     torch.set_num_threads(1)
     try:
         for request, job_id in zip(requests, jobs, strict=True):
+            pictured = request.pop("pictured", True)
             generation = JobRequest(prompt="a red ball", **request).to_generation()
-            plan = plan_generation(generation, PICTURE_SIZE)
-            list(generate(models, plan, open_image(picture()), tmp_path / "video.mp4"))
+            plan = plan_generation(generation, PICTURE_SIZE if pictured else None)
+            image = open_image(picture()) if pictured else None
+            list(generate(models, plan, image, tmp_path / "video.mp4"))
             assert service.fleet.wait_for_end(job_id).status == "completed"
             assert (tmp_path / "video.mp4").read_bytes() == service.fleet.video(job_id), request
     finally:

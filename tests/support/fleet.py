@@ -178,7 +178,8 @@ class Fleet:
 
     def accept(self, spec: JobSpec) -> str:
         """Accept a job as it stands. Returns its id."""
-        self.storage.put(spec.image.key, picture(), "image/png")
+        if spec.image is not None:
+            self.storage.put(spec.image.key, picture(), "image/png")
         self.bells.ring(self.record.submit(spec).ring)
         return spec.id
 
@@ -239,21 +240,17 @@ class Fleet:
         assert video is not None
         return self.content(video)
 
-    def spec(self, tenant: str = "default", **fields: Any) -> JobSpec:
+    def spec(self, tenant: str = "default", *, pictured: bool = True, **fields: Any) -> JobSpec:
         """A job to accept; what is not given is as in `REQUEST`."""
         request = JobRequest(**{**REQUEST, **fields})
-        plan, job_id = plan_generation(request.to_generation(), PICTURE_SIZE), uuid.uuid4().hex
+        size, job_id = PICTURE_SIZE if pictured else None, uuid.uuid4().hex
+        plan = plan_generation(request.to_generation(), size)
         return JobSpec(
             id=job_id,
             tenant=tenant,
             request=request,
-            image=Artifact(
-                key=f"jobs/{job_id}/image.png",
-                sha256=hashlib.sha256(picture()).hexdigest(),
-                size_bytes=len(picture()),
-                content_type="image/png",
-            ),
-            image_size=PICTURE_SIZE,
+            image=_stored_picture(job_id) if pictured else None,
+            image_size=size,
             num_sections=len(plan.sections),
             num_frames=plan.num_pixel_frames,
             fps=plan.config.fps,
@@ -272,6 +269,15 @@ class Fleet:
 
 REQUEST: dict[str, Any] = {"prompt": "a red ball", "preset": "tiny", "seconds": 3.6, "seed": 7}
 PICTURE_SIZE = (64, 64)
+
+
+def _stored_picture(job_id: str) -> Artifact:
+    return Artifact(
+        key=f"jobs/{job_id}/image.png",
+        sha256=hashlib.sha256(picture()).hexdigest(),
+        size_bytes=len(picture()),
+        content_type="image/png",
+    )
 
 
 def picture() -> bytes:

@@ -1,4 +1,4 @@
-"""encode: prompt and picture become the conditioning that every section of the job reads."""
+"""encode: prompt and picture, if there is one, become the conditioning all sections read."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from worker.tasks.attempt import Attempt
 def run(attempt: Attempt) -> Artifact:
     """Encode a job's prompt and picture and store the result."""
     artifacts, task = attempt.tools.artifacts, attempt.task
-    image = open_image(artifacts.read(task.spec.image, attempt.check))
+    stored = task.spec.image
+    image = None if stored is None else open_image(artifacts.read(stored, attempt.check))
     with attempt.stage("encode"):
         conditioning = encode(attempt.models.encoders, attempt.plan, image)
     attempt.check()
     data = conditioning_to_bytes(conditioning)
-    stored = attempt.store("safetensors", data, CONTENT_TYPE)
+    encoded = attempt.store("safetensors", data, CONTENT_TYPE)
     # What the next section reads here is what any other worker would read.
-    artifacts.remember(stored, conditioning_from_bytes(data), len(data))
-    return stored
+    artifacts.remember(encoded, conditioning_from_bytes(data), len(data))
+    return encoded

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from framepack.generation.orders import ORDERS
-from framepack.generation.plan import GENERATION_CONFIGS
+from framepack.generation.plan import GENERATION_CONFIGS, default_order
 from service.api.deps import TheServices
 from service.api.image_decoder import MAX_SIDE, MIN_SIDE
 from service.api.images import MAX_IMAGE_BYTES
@@ -20,7 +20,14 @@ async def read_options(parts: TheServices) -> OptionsView:
     """What a request may choose here; the same for everybody, so without a key."""
     return OptionsView(
         presets=[_preset(name) for name in parts.settings.presets],
-        orders=[OrderView(name=name, schedule=o.default_schedule) for name, o in ORDERS.items()],
+        orders=[
+            OrderView(
+                name=name,
+                schedule=order.default_schedule,
+                image_required=bool(order.needs_picture),
+            )
+            for name, order in ORDERS.items()
+        ],
         image=ImageLimits(
             content_types=["image/png", "image/jpeg", "image/webp"],
             max_bytes=MAX_IMAGE_BYTES,
@@ -36,6 +43,7 @@ def _preset(name: str) -> PresetView:
     return PresetView(
         name=name,
         order=config.order,
+        order_without_image=default_order(config, pictured=False),
         steps=config.steps,
         guidance_scale=config.guidance_scale,
         cfg_scale=config.cfg_scale,

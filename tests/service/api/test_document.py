@@ -93,4 +93,4 @@ def test_both_bodies_of_a_submission_are_described(document: dict[str, Any]) -> 
     body = content["application/json"]["schema"]
     assert form["image"]["format"] == "binary"
     assert set(form) - {"request"} == set(body["properties"])
-    assert set(body["required"]) == {"prompt", "image"}
+    assert set(body["required"]) == {"prompt"}

@@ -56,7 +56,9 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({f"{MARK} ~": 1}, "#", "no such field"),
     ({"image": "not base64!"}, "#/image", "base64"),
     ({"image": base64.b64encode(MARK.encode()).decode()}, "#/image", "not a PNG"),
-    ({"image": None}, "#/image", "string"),
+    ({"image": 7}, "#/image", "string"),
+    ({"image": None, "order": "inverted"}, "#/order", "give an image, or choose one of: forward"),
+    ({"size": "huge"}, "#/size", "such as 832x480"),
 ]
 
 
@@ -110,8 +112,14 @@ def test_json_that_is_no_object_is_refused(http: httpx.Client) -> None:
     assert view.errors[0].pointer == "#"
 
 
-def test_a_form_without_a_picture_is_refused(http: httpx.Client) -> None:
-    boundary = b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nx\r\n--b--\r\n'
+FIELDS = (b"prompt", b"image")
+
+
+def test_a_picture_that_is_no_file_is_refused(http: httpx.Client) -> None:
+    parts = [
+        b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\nx\r\n' % name for name in FIELDS
+    ]
+    boundary = b"".join(parts) + b"--b--\r\n"
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     view = problem(http.post("/jobs", content=boundary, headers=headers), 422, "invalid_request")
     assert view.errors is not None

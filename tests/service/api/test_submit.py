@@ -56,6 +56,31 @@ def test_every_form_of_a_body_is_accepted(http: httpx.Client, picture: bytes, bo
     assert http.get(job.links.self).json() == answer.json()
 
 
+TEXT_ONLY: list[dict[str, Any]] = [
+    {"json": {"prompt": PROMPT, "size": "80x48"}},
+    {"json": {"prompt": PROMPT, "size": "80x48", "image": None}},
+    {"files": {"prompt": (None, PROMPT), "size": (None, "80x48")}},
+    {"files": {"prompt": (None, PROMPT), "size": (None, "80x48"), "image": ("", b"")}},
+    {"files": {"request": (None, json.dumps({"prompt": PROMPT, "size": "80x48"}))}},
+]
+"""The last but one is what a browser's form sends where no file was chosen."""
+
+
+@pytest.mark.parametrize("body", TEXT_ONLY)
+def test_without_a_picture_it_is_text_to_video(
+    http: httpx.Client, redis: Redis, gateway: Any, body: dict[str, Any]
+) -> None:
+    answer = http.post("/jobs", **body)
+    assert answer.status_code == 202, answer.text
+    job = JobView.model_validate_json(answer.content)
+    # 5 s are 4 sections of 36 latent frames, whose first is one frame: 3 less than 4 x 36.
+    plan = job.plan
+    assert (plan.width, plan.height, plan.num_sections, plan.num_frames) == (80, 48, 4, 141)
+    spec = JobSpec.model_validate_json(str(redis.hget(f"framepack:job:{job.id}", "spec")))
+    assert (spec.image, spec.image_size) == (None, None)
+    assert not list(gateway.app.state.services.storage.list(f"jobs/{job.id}/"))
+
+
 def test_the_picture_is_stored_as_png_before_the_answer(
     http: httpx.Client, picture: bytes, redis: Redis, gateway: Any
 ) -> None:
@@ -63,6 +88,7 @@ def test_the_picture_is_stored_as_png_before_the_answer(
     stored = redis.hget(f"framepack:job:{job['id']}", "spec")
     assert isinstance(stored, str)
     spec = JobSpec.model_validate_json(stored)
+    assert spec.image is not None
     body = gateway.app.state.services.storage.get(spec.image.key)
     assert len(body) == spec.image.size_bytes
     assert Image.open(io.BytesIO(body)).size == (96, 64)

@@ -114,6 +114,6 @@ export const videoLink = (id) => json(jobPath(id, "video"), { headers: { Accept:
 export function submit(fields, picture, idempotencyKey) {
   const body = new FormData();
   body.append("request", JSON.stringify(fields));
-  body.append("image", picture, picture.name || "picture");
+  if (picture) body.append("image", picture, picture.name || "picture");
   return json("jobs", { method: "POST", body, headers: { "Idempotency-Key": idempotencyKey } });
 }

@@ -114,9 +114,21 @@ export class Composer {
     const { section_frames: frames, fps } = this.preset;
     const prompt = byId("prompt").value.trim();
     if (!prompt) errors.unshift({ pointer: "#/prompt", detail: "Say what happens in the video." });
-    if (!this.picker.file) errors.unshift({ pointer: "#/image", detail: "Choose the picture that the video starts with." });
+    if (!this.picker.file && this.needsPicture(this.order)) {
+      errors.unshift({ pointer: "#/image", detail: `Choose the picture that the video starts with, or an order that needs none: ${this.withoutPicture()}.` });
+    }
     const seconds = Number(((byId("sections").valueAsNumber * frames) / fps).toFixed(3));
     return { fields: { prompt, preset: this.preset.name, seconds, order: this.order, ...fields }, errors };
+  }
+
+  needsPicture(order) {
+    return this.options.orders.find(({ name }) => name === order)?.image_required ?? true;
+  }
+
+  /** The orders on offer that make a video from words alone, as they are called here. */
+  withoutPicture() {
+    const offered = [...byId("form").elements.order].map(({ value }) => value);
+    return offered.filter((name) => !this.needsPicture(name)).map((name) => ORDERS[name]?.name || name).join(", ");
   }
 
   async send() {

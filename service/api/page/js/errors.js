@@ -10,7 +10,7 @@ const CONTROL = {
 const NAMES = {
   image: "Picture", prompt: "What happens", seconds: "Length", order: "Order", seed: "Seed",
   steps: "Steps", guidance_scale: "Prompt strength", cfg_scale: "Second guidance",
-  negative_prompt: "What to avoid", schedule: "Packing schedule", later_prompts: "Later prompts",
+  negative_prompt: "What to avoid", schedule: "Packing schedule", size: "Size", later_prompts: "Later prompts",
   preset: "Preset",
 };
 

@@ -18,6 +18,9 @@ const FIELDS = [
     otherwise: (preset) => preset.cfg_scale ?? 1 },
   { name: "negative_prompt", label: "What to avoid", kind: "text", wide: true,
     about: "Only with second guidance above 1.", otherwise: () => "" },
+  { name: "size", label: "Size", kind: "text",
+    about: "Width x height in pixels, such as 832x480; the nearest shape there is. Empty follows the picture.",
+    otherwise: (preset) => preset.sizes.map(({ width, height }) => `${width}x${height}`).join(", ") },
   { name: "schedule", label: "Packing schedule", kind: "text", wide: true,
     about: "How much of the rest of the video a section sees, in the paper's notation. Empty takes what fits the order.",
     otherwise: (preset, options, order) =>
