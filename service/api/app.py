@@ -21,7 +21,17 @@ from service.api.metrics import GatewayMetrics
 from service.api.middleware import LimitBody, Observe
 from service.api.readiness import Readiness
 from service.api.record_metrics import RecordCollector
-from service.api.routes import events, files, health, jobs, openai_videos, options, page, video
+from service.api.routes import (
+    events,
+    files,
+    health,
+    jobs,
+    openai_videos,
+    options,
+    page,
+    video,
+    viewing,
+)
 from service.api.schemas import complete_document
 from service.api.submission import MAX_FIELD_BYTES, MAX_FORM_BYTES, MAX_JSON_BYTES
 from service.api.sweeper import Sweeper
@@ -53,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
     )
     app.state.services = parts
-    for module in (jobs, events, video, openai_videos, options, files, health, page):
+    for module in (jobs, events, video, viewing, openai_videos, options, files, health, page):
         app.include_router(module.router)
     app.mount("/page", page.page_files())
     errors.install(app)

@@ -56,9 +56,12 @@ PROBLEMS: dict[str, ProblemKind] = {
     "missing_scope": ProblemKind(403, "The API key may not be used for this"),
     "invalid_signature": ProblemKind(403, "The link is not valid or has expired"),
     "not_found": ProblemKind(404, "There is nothing here"),
+    "invalid_token": ProblemKind(401, "The token is not valid or has ended"),
     "job_not_found": ProblemKind(404, "There is no such job"),
     "method_not_allowed": ProblemKind(405, "This cannot be done to this resource"),
     "job_finished": ProblemKind(409, "The job has already ended"),
+    "no_preview": ProblemKind(404, "There is no preview now", retryable=True),
+    "no_clip": ProblemKind(404, "The section has no clip (yet)", retryable=True),
     "job_conflict": ProblemKind(409, "The job is in a state in which this cannot be done"),
     "video_not_ready": ProblemKind(409, "The video is not finished", retryable=True),
     "no_video": ProblemKind(409, "The job ended without a video"),
@@ -73,6 +76,7 @@ PROBLEMS: dict[str, ProblemKind] = {
     "record_unavailable": ProblemKind(503, "The job record cannot be reached", retryable=True),
     "storage_unavailable": ProblemKind(503, "The storage cannot be reached", retryable=True),
 }
+    "tokens_unavailable": ProblemKind(503, "The service signs no tokens"),
 
 
 @dataclass

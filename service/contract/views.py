@@ -121,6 +121,22 @@ class VideoLink(VideoView):
     expires_at: datetime
 
 
+class TokenView(View):
+    """A token to look at one job, for what cannot send a key in a header.
+
+    Attributes:
+        token: For the query (`?token=`) of the job's events, preview, playlist and clips.
+        expires_at: A stream that has begun goes on; a film player needs it until it has all.
+        events: URL for a browser's EventSource.
+        playlist: URL for a film player that knows HLS.
+    """
+
+    token: str
+    expires_at: datetime
+    events: str
+    playlist: str
+
+
 class Links(View):
     """Where to go from a job. What cannot be done now has no link."""
 

@@ -13,17 +13,18 @@ import re
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Query, Response
 from redis.exceptions import RedisError
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse, SendTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from service.api.deps import OwnedJob, Services, TheServices
+from service.api.deps import Services, TheServices
 from service.api.errors import ApiProblem, documented
 from service.api.representation import job_view, video_view
 from service.api.schemas import STREAM_EXAMPLE
+from service.api.view_tokens import ViewedJob
 from service.contract.eventlog import Passing
 from service.contract.events import COMPLETED, SECTION_COMPLETED, StepEvent
 from service.contract.job import Artifact, Clip, Event, JobSpec
@@ -59,19 +60,27 @@ class EventStream(EventSourceResponse):
             "content": {"text/event-stream": {"example": STREAM_EXAMPLE}},
         },
         204: {"description": "The job has ended and nothing is left to tell."},
-        **documented(400, 401, 404, 500, 503),
+        **documented(400, 401, 404, 422, 500, 503),
     },
 )
 async def follow_job(
-    spec: OwnedJob, parts: TheServices, last_event_id: Annotated[str | None, Header()] = None
+    spec: ViewedJob,
+    parts: TheServices,
+    last_event_id: Annotated[str | None, Header()] = None,
+    after: Annotated[
+        str | None, Query(description="As `Last-Event-ID`, for a first connection.")
+    ] = None,
 ) -> Response:
-    """Follow a job."""
+    """Follow a job.
+
+    A browser's EventSource cannot send a key: give it the URL of `GET /jobs/{job_id}/token`.
+    """
     view = await run_in_threadpool(job_view, parts, spec)
-    after = _sequence(last_event_id, view)
-    if after is not None and view.status.terminal and after >= view.last_sequence:
+    known = _sequence(after if last_event_id is None else last_event_id, view)
+    if known is not None and view.status.terminal and known >= view.last_sequence:
         return Response(status_code=204)
     return EventStream(
-        _events(parts, spec, view, after),
+        _events(parts, spec, view, known),
         ping=HEARTBEAT_SECONDS,
         ping_message_factory=lambda: ServerSentEvent(comment="alive"),
         send_timeout=SECONDS_TO_SEND,
