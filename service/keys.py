@@ -1,4 +1,4 @@
-"""`python -m service keys`: make, list and revoke API keys.
+"""`python -m service keys`: make, list and revoke API keys; a tenant's limits and its usage.
 
 Works on the record that ``FRAMEPACK_*`` names, or with ``--data`` on that of a running `up`.
 """
@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,15 @@ from redis.exceptions import RedisError
 from service.contract.access import Access, ApiKey, Scope
 from service.contract.connections import connect
 from service.contract.errors import ContractError
+from service.contract.limits import Tenants
 from service.contract.settings import Settings
+
+_LIMITS = {
+    "submissions": "jobs submitted a minute",
+    "jobs": "jobs that have not ended",
+    "gpu_seconds": "estimated seconds of one GPU that its jobs may still need",
+}
+"""The limits a tenant may have of its own; each is a number, 0 for none, or `default`."""
 
 Administer = Callable[["Office", argparse.Namespace], None]
 
@@ -56,6 +65,15 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     listing.add_argument("tenant", metavar="TENANT", nargs="?", help="only this tenant's")
     revoke = _action(actions, "revoke", _revoke, "make a key worthless within seconds")
     revoke.add_argument("key", metavar="ID", help="from the list: the middle part of a key")
+    limits = _action(actions, "limits", _limits, "show a tenant's limits, or set some for it alone")
+    limits.add_argument("tenant", metavar="TENANT", help="whose")
+    for name, text in _LIMITS.items():
+        limits.add_argument(f"--{name.replace('_', '-')}", type=_limit, metavar="N", help=text)
+    usage = _action(actions, "usage", _usage, "show what a tenant has had")
+    usage.add_argument("tenant", metavar="TENANT", help="whose")
+    usage.add_argument(
+        "--days", type=int, default=30, help="today and the days before, UTC (%(default)s)"
+    )
 
 
 def _action(
@@ -116,6 +134,33 @@ def _list(office: Office, options: argparse.Namespace) -> None:
 def _revoke(office: Office, options: argparse.Namespace) -> None:
     office.access.revoke(options.key)
     office.answer({"revoked": options.key}, f"revoked {options.key}")
+
+
+def _limits(office: Office, options: argparse.Namespace) -> None:
+    tenants, deployment = Tenants(office.redis), office.settings.tenant_limits()
+    given = {name: getattr(options, name) for name in _LIMITS}
+    changes = {name: found[0] for name, found in given.items() if found is not None}
+    tenants.set_limits(options.tenant, changes)
+    limits = asdict(tenants.limits(options.tenant, deployment))
+    lines = [f"{name.replace('_', '-')}  {limits[name] or 'none'}" for name in _LIMITS]
+    office.answer({"tenant": options.tenant, "limits": limits}, *lines)
+
+
+def _limit(text: str) -> tuple[int | None]:
+    """A limit as it is written, in a tuple, as None means something."""
+    if text == "default":
+        return (None,)
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError("write a number, 0 for no limit, or default")
+    return (int(text),)
+
+
+def _usage(office: Office, options: argparse.Namespace) -> None:
+    found = Tenants(office.redis).usage(options.tenant, options.days)
+    gpu_seconds = round(found.pop("gpu_ms") / 1000, 1)
+    usage = {**found, "gpu_seconds": gpu_seconds}
+    document = {"tenant": options.tenant, "days": options.days, "usage": usage}
+    office.answer(document, *(f"{name}  {value}" for name, value in usage.items()))
 
 
 def _document(key: ApiKey) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import hashlib
 import logging
 import secrets
 import uuid
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import redis.exceptions
 from anyio import to_thread
@@ -25,9 +26,11 @@ from service.api.errors import ApiProblem
 from service.api.images import DecodedImage
 from service.api.submission import Submission
 from service.contract import tracing
+from service.contract.errors import IdempotencyMismatch
 from service.contract.idempotency import Idempotency
 from service.contract.job import Artifact, JobRequest, JobSpec
-from service.contract.record import Ring
+from service.contract.limits import Quota, QuotaExceeded, ServiceFull
+from service.contract.record import Ring, Submitted
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +42,15 @@ MOST_WAITING = 32
 
 @dataclass(frozen=True)
 class Accepted:
-    """The job of a submission; replayed if the same submission had got it before."""
+    """The job of a submission; replayed if the same submission had got it before.
+
+    Attributes:
+        quota: What the tenant may still submit, where that is limited.
+    """
 
     spec: JobSpec
     replayed: bool
+    quota: Quota = field(default_factory=Quota)
 
 
 def accept(parts: Services, tenant: str, submission: Submission) -> Accepted:
@@ -51,6 +59,8 @@ def accept(parts: Services, tenant: str, submission: Submission) -> Accepted:
     Raises:
         InvalidRequest: A field cannot be served.
         IdempotencyMismatch: The key came with another request.
+        QuotaExceeded: A limit of the tenant is reached.
+        ApiProblem: The service is full.
         ImageRefused: The picture cannot.
         StorageError: The storage is away; nothing was accepted.
         redis.exceptions.RedisError: The record is away; nothing was accepted for certain.
@@ -60,10 +70,10 @@ def accept(parts: Services, tenant: str, submission: Submission) -> Accepted:
     known = same and parts.record.submitted_as(same)
     if known:
         return Accepted(parts.record.spec(known), replayed=True)
-    spec, png = prepare(parts, tenant, submission)
-    if spec.image is not None:
-        parts.storage.put(spec.image.key, png, spec.image.content_type)
-    submitted = parts.record.submit(spec, same)
+    with _saying_when_there_is_room(parts):
+        parts.record.require_room(tenant)
+        spec, png = prepare(parts, tenant, submission)
+        submitted = _submit(parts, spec, png, same)
     ring(parts, submitted.ring)
     if submitted.job_id != spec.id:
         # The same request, a moment earlier, through this gateway or another.
@@ -71,7 +81,31 @@ def accept(parts: Services, tenant: str, submission: Submission) -> Accepted:
             parts.storage.delete(spec.image.key)
         return Accepted(parts.record.spec(submitted.job_id), replayed=True)
     parts.metrics.submitted.labels(spec.request.preset).inc()
-    return Accepted(spec, replayed=False)
+    return Accepted(spec, replayed=False, quota=submitted.quota)
+
+
+def _submit(parts: Services, spec: JobSpec, png: bytes, same: Idempotency | None) -> Submitted:
+    """Store the picture, then the job; nothing stays behind of a job that is refused."""
+    if spec.image is None:
+        return parts.record.submit(spec, same)
+    parts.storage.put(spec.image.key, png, spec.image.content_type)
+    try:
+        return parts.record.submit(spec, same)
+    except (QuotaExceeded, ServiceFull, IdempotencyMismatch):
+        parts.storage.delete(spec.image.key)
+        raise
+
+
+@contextmanager
+def _saying_when_there_is_room(parts: Services) -> Iterator[None]:
+    try:
+        yield
+    except ServiceFull:
+        raise ApiProblem(
+            "full",
+            "Try again when a job has ended; Retry-After is an estimate of that.",
+            headers={"Retry-After": str(parts.room.retry_after())},
+        ) from None
 
 
 async def accept_in_turn(parts: Services, tenant: str, request: Request, read: Reader) -> Accepted:

@@ -19,6 +19,7 @@ from service.api.images import ImageDecoders
 from service.api.links import Links
 from service.api.metrics import GatewayMetrics
 from service.api.middleware import LimitBody, Observe
+from service.api.quota import Room
 from service.api.readiness import Readiness
 from service.api.record_metrics import RecordCollector
 from service.api.routes import (
@@ -97,6 +98,7 @@ def _services(settings: Settings) -> Services:
         callers=Callers(_keys(settings, redis)),
         durability=durability,
         readiness=Readiness({"redis": reach_redis, "storage": storage.check}),
+        room=Room(redis),
         submissions=CapacityLimiter(SUBMISSIONS_AT_ONCE),
     )
 

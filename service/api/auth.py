@@ -23,15 +23,10 @@ MOST_REMEMBERED = 10_000
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent a request.
-
-    Attributes:
-        limited: Whether the tenant's limits apply; nobody is limited in a service that is open.
-    """
+    """Who sent a request."""
 
     tenant: str
     scopes: frozenset[Scope]
-    limited: bool = True
 
     def require(self, scope: Scope) -> None:
         """Raises ApiProblem where the key lacks a scope."""
@@ -43,7 +38,7 @@ class Caller:
             )
 
 
-EVERYBODY = Caller(OPEN_TENANT, frozenset(Scope), limited=False)
+EVERYBODY = Caller(OPEN_TENANT, frozenset(Scope))
 
 
 class Callers:

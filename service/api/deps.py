@@ -16,6 +16,7 @@ from service.api.durability import Durability
 from service.api.images import ImageDecoders
 from service.api.links import Links
 from service.api.metrics import GatewayMetrics
+from service.api.quota import Room
 from service.api.readiness import Readiness
 from service.contract.access import Scope
 from service.contract.bells import Bells
@@ -50,6 +51,7 @@ class Services:
     callers: Callers
     durability: Durability
     readiness: Readiness
+    room: Room
     submissions: CapacityLimiter
 
 

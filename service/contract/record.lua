@@ -46,6 +46,7 @@ local function finish(id, status, data)
   redis.call('SREM', key('open'), id)
   emit(id, status, data)
   count_end(id, status)
+  limits.note_end(id, status)
   local keep = num(id, 'retention')
   if keep == 0 then keep = WEEK end
   redis.call('PEXPIRE', job_key(id), keep)
@@ -138,7 +139,10 @@ local function heal(policy, limit)
         local lease = num(id, lane .. '.lease')
         if lease > 0 then redis.call('ZADD', key('leases'), lease, id .. ' ' .. lane) end
       end
-      if not finish_cancelling(id) then refresh(id) end
+      if not finish_cancelling(id) then
+        refresh(id)
+        limits.note_open(id)
+      end
     else
       condemn(id, policy.invalid_problem)
     end
@@ -196,6 +200,8 @@ function transitions.submit(a)
   if known == false then return { mismatch = true } end
   local id = known or a.id
   if exists(id) then return { id = id, created = false, ring = refresh(id) } end
+  local quota = limits.ask(a, true)
+  if quota.full or quota.refused then return { quota = quota } end
   local order = redis.call('INCR', key('submitted'))
   set(a.id, 'version', a.version, 'spec', a.spec, 'tenant', a.tenant, 'preset', a.preset,
     'priority', a.priority, 'cost', a.cost, 'sections', a.sections, 'ahead', a.ahead,
@@ -209,7 +215,13 @@ function transitions.submit(a)
   end
   emit(a.id, 'queued', { total_sections = a.sections })
   count_accepted(a.id)
-  return { id = a.id, created = true, ring = refresh(a.id) }
+  limits.note_accepted(a.id)
+  return { id = a.id, created = true, ring = refresh(a.id), quota = quota }
+end
+
+-- Whether a tenant may submit now, before anybody has looked at its picture.
+function transitions.room(a)
+  return limits.ask(a, false)
 end
 
 function transitions.claim(a)
@@ -248,6 +260,16 @@ function transitions.step(a)
   return { signal = signal(a.id) }
 end
 
+function transitions.preview(a)
+  if not holds(a.id, a.lane, a.fence) then return { signal = 'lost' } end
+  local preview = cjson.encode({ job_id = a.id, section = a.section, step = a.step,
+    total_steps = a.total_steps, width = a.width, height = a.height,
+    content_type = a.content_type, image = a.image })
+  redis.call('SET', key('job', a.id, 'preview'), preview, 'PX', PREVIEW_KEPT)
+  redis.call('PUBLISH', key('previews'), preview)
+  return { signal = signal(a.id) }
+end
+
 -- Why a commit cannot be: the job was cancelled under its holder's hands, or somebody else holds it.
 local function uncommitted(a)
   local status = get(a.id, 'status')
@@ -262,16 +284,6 @@ local function tell_of_commit(a)
   if a.lane == 'render' and a.number > 0 then
     emit(a.id, 'section.sampled', { section = a.number - 1 })
     note_pace(a.id, a.lane)
-function transitions.preview(a)
-  if not holds(a.id, a.lane, a.fence) then return { signal = 'lost' } end
-  local preview = cjson.encode({ job_id = a.id, section = a.section, step = a.step,
-    total_steps = a.total_steps, width = a.width, height = a.height,
-    content_type = a.content_type, image = a.image })
-  redis.call('SET', key('job', a.id, 'preview'), preview, 'PX', PREVIEW_KEPT)
-  redis.call('PUBLISH', key('previews'), preview)
-  return { signal = signal(a.id) }
-end
-
   elseif a.lane == 'deliver' and a.number < sections then
     emit(a.id, 'section.completed', '{"section":' .. a.number .. ',"clip":' .. a.artifact .. '}')
     count(a.id, 'section')
@@ -293,6 +305,7 @@ function transitions.commit(a)
   end
   set(a.id, field, a.artifact, a.lane .. '.next', a.number + 1, a.lane .. '.crashes', 0)
   redis.call('HDEL', job_key(a.id), a.lane .. '.after')
+  limits.note_commit(a.id, a.lane, a.artifact)
   tell_of_commit(a)
   return { accepted = true, ring = refresh(a.id) }
 end

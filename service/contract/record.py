@@ -14,7 +14,7 @@ import base64
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from typing import Any, cast
@@ -42,6 +42,7 @@ from service.contract.job import (
     Lane,
     Progress,
 )
+from service.contract.limits import Limits, Quota, quota_of
 from service.contract.stored import artifacts_of, job_of, progress_of, spec_of
 from service.contract.task import Signal, Task, TaskKind, WorkerIdentity
 
@@ -62,7 +63,13 @@ __all__ = [
 Ring = list[tuple[Lane, str]]
 """(lane, preset) pairs that have work for somebody: ring their bells."""
 
-SCRIPT = ("record_base.lua", "record_counts.lua", "record_sharing.lua", "record.lua")
+SCRIPT = (
+    "record_base.lua",
+    "record_counts.lua",
+    "record_sharing.lua",
+    "record_limits.lua",
+    "record.lua",
+)
 """Joined, in this order, they are the one script that changes records."""
 
 DAY_MS = 24 * 3600 * 1000
@@ -91,6 +98,8 @@ class RecordPolicy:
         backoff_ms: Pause after the first, second, ... crash; the last repeats.
         render_ahead: Sections that may be sampled and not yet delivered.
         retention_ms: How long an ended job is kept.
+        limits: What a tenant may, unless it has limits of its own.
+        open_jobs: The most jobs there may be that have not ended; 0 is no limit.
     """
 
     lease_ms: int = 30_000
@@ -98,6 +107,12 @@ class RecordPolicy:
     backoff_ms: tuple[int, ...] = (0, 30_000, 120_000)
     render_ahead: int = 4
     retention_ms: int = 7 * DAY_MS
+    limits: Limits = field(default_factory=Limits)
+    open_jobs: int = 0
+
+    def for_submissions(self) -> dict[str, int]:
+        """What the script needs to decide whether a job may be submitted."""
+        return {**asdict(self.limits), "open_jobs": self.open_jobs}
 
     def for_crashes(self) -> dict[str, Any]:
         """What the script needs to deal with a crash."""
@@ -111,11 +126,16 @@ class RecordPolicy:
 
 @dataclass(frozen=True)
 class Submitted:
-    """Answer to a submit; ``created`` is false when the job was there already."""
+    """Answer to a submit; ``created`` is false when the job was there already.
+
+    Attributes:
+        quota: What the tenant may still submit, where that is limited.
+    """
 
     job_id: str
     created: bool
     ring: Ring
+    quota: Quota = field(default_factory=Quota)
 
 
 @dataclass(frozen=True)
@@ -152,6 +172,8 @@ class Record:
 
         Raises:
             IdempotencyMismatch: The key came with another request.
+            QuotaExceeded: A limit of the tenant is reached.
+            ServiceFull: The service holds as many jobs as it may.
         """
         answer = self._call(
             "submit",
@@ -165,11 +187,24 @@ class Record:
             sections=spec.num_sections,
             ahead=self.policy.render_ahead,
             retention=self.policy.retention_ms,
+            limits=self.policy.for_submissions(),
             **({} if idempotency is None else {"idempotency": asdict(idempotency)}),
         )
         if answer.get("mismatch"):
             raise IdempotencyMismatch(spec.id)
-        return Submitted(answer["id"], answer["created"], _ring(answer))
+        quota = quota_of(answer.get("quota", {}))
+        return Submitted(answer["id"], answer["created"], _ring(answer), quota)
+
+    def require_room(self, tenant: str) -> None:
+        """Find out before any work is done for a submission whether it would be refused.
+
+        Only saves work: `submit` decides.
+
+        Raises:
+            QuotaExceeded: A limit of the tenant is reached.
+            ServiceFull: The service holds as many jobs as it may.
+        """
+        quota_of(self._call("room", tenant=tenant, limits=self.policy.for_submissions()))
 
     def submitted_as(self, idempotency: Idempotency) -> str | None:
         """The job that the same submission got before, if it is still there.
@@ -278,6 +313,22 @@ class Record:
             "step", **task.claim, section=task.section, step=step, total_steps=total_steps
         )
 
+    def report_preview(self, task: Task, step: int, total_steps: int, picture: Picture) -> Signal:
+        """Make known what a section looks like: published, and kept for a minute.
+
+        Args:
+            task: A sample task.
+            step: Steps done.
+            total_steps: Steps of the section.
+            picture: Some kilobytes.
+
+        Raises:
+            LeaseLost: Another worker may own the task.
+        """
+        shown = {**asdict(picture), "image": base64.b64encode(picture.image).decode()}
+        where = {"section": task.section, "step": step, "total_steps": total_steps}
+        return self._signal("preview", **task.claim, **where, **shown)
+
     def commit(self, task: Task, artifact: Artifact) -> Committed:
         """Make a task's result part of the job.
 
@@ -309,22 +360,6 @@ class Record:
     # -- reading
 
     def get(self, job_id: str) -> Job:
-    def report_preview(self, task: Task, step: int, total_steps: int, picture: Picture) -> Signal:
-        """Make known what a section looks like: published, and kept for a minute.
-
-        Args:
-            task: A sample task.
-            step: Steps done.
-            total_steps: Steps of the section.
-            picture: Some kilobytes.
-
-        Raises:
-            LeaseLost: Another worker may own the task.
-        """
-        shown = {**asdict(picture), "image": base64.b64encode(picture.image).decode()}
-        where = {"section": task.section, "step": step, "total_steps": total_steps}
-        return self._signal("preview", **task.claim, **where, **shown)
-
         """The state of a job.
 
         Raises:
@@ -339,6 +374,11 @@ class Record:
         if stored is None:
             raise JobNotFound(job_id)
         return spec_of(job_id, {"spec": stored})
+
+    def preview(self, job_id: str) -> PreviewEvent | None:
+        """The latest preview of a job, if it is not older than a minute."""
+        stored = cast(str | None, self.redis.get(f"{_job_key(job_id)}:preview"))
+        return None if stored is None else PreviewEvent.model_validate_json(stored)
 
     def progress(self, job_id: str) -> Progress:
         """How far a job is. Raises as `get`."""
@@ -370,11 +410,6 @@ class Record:
         if "conflict" in answer:
             raise JobConflict(f"job {job_id} is {answer['conflict']}")
         return answer
-
-    def preview(self, job_id: str) -> PreviewEvent | None:
-        """The latest preview of a job, if it is not older than a minute."""
-        stored = cast(str | None, self.redis.get(f"{_job_key(job_id)}:preview"))
-        return None if stored is None else PreviewEvent.model_validate_json(stored)
 
     def _signal(self, transition: str, **arguments: Any) -> Signal:
         signal = self._call(transition, **arguments)["signal"]

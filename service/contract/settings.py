@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.contract.limits import Limits
 from service.contract.record import DAY_MS, RecordPolicy
 from service.contract.storage import LinkSigning
 
@@ -31,6 +32,11 @@ class Settings(BaseSettings):
         lease_seconds: How long a worker may be silent before its task is given to another.
         max_crashes: Consecutive crashes on one task that end a job.
         backoff_seconds: Pause after the first, second, ... crash.
+        max_jobs: Jobs a tenant may have that have not ended; 0 is no limit, here and below.
+            ``python -m service keys limits`` gives a tenant limits of its own.
+        max_submissions: Jobs a tenant may submit a minute.
+        max_gpu_seconds: Estimated seconds of one GPU that a tenant's jobs may still need.
+        max_open_jobs: Jobs of all tenants that have not ended, before the service is full.
         render_ahead: Sections sampled before the first of them must be delivered.
         retention_days: How long an ended job is kept.
         hard_maximum_seconds: The longest a task may take.
@@ -59,6 +65,10 @@ class Settings(BaseSettings):
     lease_seconds: Annotated[float, Field(ge=0.5)] = 30.0
     max_crashes: Annotated[int, Field(ge=1)] = 3
     backoff_seconds: Annotated[tuple[float, ...], NoDecode] = (0.0, 30.0, 120.0)
+    max_jobs: Annotated[int, Field(ge=0)] = 100
+    max_submissions: Annotated[int, Field(ge=0)] = 60
+    max_gpu_seconds: Annotated[int, Field(ge=0)] = 0
+    max_open_jobs: Annotated[int, Field(ge=0)] = 10_000
     render_ahead: Annotated[int, Field(ge=1)] = 4
     retention_days: Annotated[float, Field(gt=0)] = 7.0
     hard_maximum_seconds: Annotated[int, Field(ge=1)] = 1800
@@ -79,6 +89,12 @@ class Settings(BaseSettings):
     def _with_commas(cls, value: Any) -> Any:
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
+    def tenant_limits(self) -> Limits:
+        """What a tenant may; in a service that is open there is nobody to share with."""
+        if self.auth == "open":
+            return Limits()
+        return Limits(self.max_submissions, self.max_jobs, self.max_gpu_seconds)
+
     def record_policy(self) -> RecordPolicy:
         """What the record's transitions go by."""
         return RecordPolicy(
@@ -87,4 +103,6 @@ class Settings(BaseSettings):
             backoff_ms=tuple(int(1000 * seconds) for seconds in self.backoff_seconds),
             render_ahead=self.render_ahead,
             retention_ms=int(DAY_MS * self.retention_days),
+            limits=self.tenant_limits(),
+            open_jobs=self.max_open_jobs,
         )

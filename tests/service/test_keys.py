@@ -9,6 +9,8 @@ from redis import Redis
 
 from service.__main__ import main
 from service.contract.access import Access
+from service.contract.record import Record
+from tests.support.jobs import do_all, make_spec
 from tests.support.valkey import free_port
 
 
@@ -53,6 +55,34 @@ def test_keys_are_made_listed_and_revoked(operator: Operator, redis: Redis) -> N
     assert operator.json("revoke", second["id"]) == {"revoked": second["id"]}
     assert operator.json("list", "nobody") == {"keys": []}
     assert operator("list", "nobody") == ""
+
+
+def test_a_tenant_may_have_limits_of_its_own(operator: Operator) -> None:
+    assert operator.json("limits", "ann")["limits"] == {
+        "submissions": 60,
+        "jobs": 100,
+        "gpu_seconds": 0,
+    }
+    changed = operator.json("limits", "ann", "--jobs", "7", "--submissions", "0")["limits"]
+    assert changed == {"submissions": 0, "jobs": 7, "gpu_seconds": 0}
+    assert operator.json("limits", "bob")["limits"]["jobs"] == 100
+    assert "jobs  7" in operator("limits", "ann")
+    back = operator.json("limits", "ann", "--jobs", "default")["limits"]
+    assert back == {"submissions": 0, "jobs": 100, "gpu_seconds": 0}
+    with pytest.raises(SystemExit):
+        operator("limits", "ann", "--jobs", "-1")
+
+
+def test_usage_is_told(operator: Operator, redis: Redis) -> None:
+    record = Record(redis)
+    record.submit(make_spec("ann", sections=2))
+    do_all(record)
+    usage = operator.json("usage", "ann")["usage"]
+    assert (usage["jobs"], usage["completed"], usage["sections"]) == (1, 1, 2)
+    # Three tasks of the render lane and three of the other, a byte each.
+    assert usage["bytes"] == 6
+    assert operator.json("usage", "ann", "--days", "0")["usage"]["jobs"] == 0
+    assert "jobs  0" in operator("usage", "nobody")
 
 
 @pytest.mark.parametrize(

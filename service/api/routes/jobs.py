@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from service.api.acceptance import accept_in_turn, ring
 from service.api.deps import OwnedJob, Services, TheServices, TheTenant
 from service.api.errors import documented
+from service.api.quota import QUOTA_HEADERS, quota_headers
 from service.api.representation import etag, job_view, just_accepted
 from service.api.schemas import JOB_EXAMPLE
 from service.api.submission import read_submission, request_body_schema
@@ -34,6 +35,7 @@ SECONDS_BETWEEN_POLLS = 2
             "headers": {
                 "Location": {"description": "The job.", "schema": {"type": "string"}},
                 "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+                **QUOTA_HEADERS,
                 "Idempotency-Replayed": {
                     "description": "`true` where the same request had been accepted before.",
                     "schema": {"type": "string"},
@@ -41,7 +43,7 @@ SECONDS_BETWEEN_POLLS = 2
             },
             "content": {"application/json": {"example": JOB_EXAMPLE}},
         },
-        **documented(400, 401, 413, 415, 422, 500, 503),
+        **documented(400, 401, 413, 415, 422, 429, 500, 503),
     },
 )
 async def submit_job(
@@ -60,7 +62,8 @@ async def submit_job(
     """
     accepted = await accept_in_turn(parts, asking, request, read_submission)
     view = await run_in_threadpool(just_accepted, parts, accepted.spec)
-    headers = {"Location": view.links.self, "Retry-After": str(SECONDS_BETWEEN_POLLS)}
+    headers = {"Location": view.links.self, **quota_headers(accepted.quota)}
+    headers["Retry-After"] = str(SECONDS_BETWEEN_POLLS)
     if accepted.replayed:
         headers["Idempotency-Replayed"] = "true"
     return JSONResponse(view.model_dump(mode="json"), HTTPStatus.ACCEPTED, headers)

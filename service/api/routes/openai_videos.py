@@ -33,7 +33,7 @@ router = APIRouter(prefix="/v1/videos", tags=["openai"], route_class=DialectRout
     openapi_extra=creation_body_schema(),
     responses={
         200: {"description": "Accepted, durably, as by `POST /jobs`."},
-        **documented(400, 401, 413, 415, 422, 500, 503),
+        **documented(400, 401, 413, 415, 422, 429, 500, 503),
     },
 )
 async def create_video(request: Request, asking: TheTenant, parts: TheServices) -> Response:

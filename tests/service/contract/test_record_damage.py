@@ -289,6 +289,7 @@ class TestSweeping:
             "framepack:submitted",
             "framepack:counts",
             "framepack:pace",
+            "framepack:usage:someone",
             "framepack:served:render:normal",
             "framepack:served:deliver:normal",
         }
