@@ -24,7 +24,6 @@ from starlette.exceptions import HTTPException
 from framepack.errors import InvalidRequest, ScheduleSyntaxError
 from service.api.durability import UnsafeRedis
 from service.api.images import DecodersBusy, ImageRefused
-from service.api.quota import quota_headers
 from service.contract.errors import (
     IdempotencyMismatch,
     JobConflict,
@@ -32,7 +31,6 @@ from service.contract.errors import (
     JobNotFound,
     StorageError,
 )
-from service.contract.limits import QuotaExceeded
 from service.contract.views import FieldError, ProblemView
 
 log = logging.getLogger(__name__)
@@ -56,14 +54,14 @@ PROBLEMS: dict[str, ProblemKind] = {
     "invalid_idempotency_key": ProblemKind(400, "The Idempotency-Key cannot be used"),
     "unauthenticated": ProblemKind(401, "An API key is needed"),
     "missing_scope": ProblemKind(403, "The API key may not be used for this"),
+    "invalid_token": ProblemKind(401, "The token is not valid or has ended"),
     "invalid_signature": ProblemKind(403, "The link is not valid or has expired"),
     "not_found": ProblemKind(404, "There is nothing here"),
-    "invalid_token": ProblemKind(401, "The token is not valid or has ended"),
     "job_not_found": ProblemKind(404, "There is no such job"),
-    "method_not_allowed": ProblemKind(405, "This cannot be done to this resource"),
-    "job_finished": ProblemKind(409, "The job has already ended"),
     "no_preview": ProblemKind(404, "There is no preview now", retryable=True),
     "no_clip": ProblemKind(404, "The section has no clip (yet)", retryable=True),
+    "method_not_allowed": ProblemKind(405, "This cannot be done to this resource"),
+    "job_finished": ProblemKind(409, "The job has already ended"),
     "job_conflict": ProblemKind(409, "The job is in a state in which this cannot be done"),
     "video_not_ready": ProblemKind(409, "The video is not finished", retryable=True),
     "no_video": ProblemKind(409, "The job ended without a video"),
@@ -72,15 +70,13 @@ PROBLEMS: dict[str, ProblemKind] = {
     "range_not_satisfiable": ProblemKind(416, "The range lies outside the file"),
     "invalid_request": ProblemKind(422, "The request has invalid fields"),
     "idempotency_mismatch": ProblemKind(422, "The Idempotency-Key came with another request"),
-    "quota_exceeded": ProblemKind(429, "A limit of the tenant is reached", retryable=True),
     "internal_error": ProblemKind(500, "The service made a mistake", retryable=True),
-    "full": ProblemKind(503, "The service holds as many jobs as it may", retryable=True),
     "busy": ProblemKind(503, "The service is busy", retryable=True),
+    "tokens_unavailable": ProblemKind(503, "The service signs no tokens"),
     "record_unsafe": ProblemKind(503, "The job record may lose jobs, so none are accepted"),
     "record_unavailable": ProblemKind(503, "The job record cannot be reached", retryable=True),
     "storage_unavailable": ProblemKind(503, "The storage cannot be reached", retryable=True),
 }
-    "tokens_unavailable": ProblemKind(503, "The service signs no tokens"),
 
 
 @dataclass
@@ -212,20 +208,6 @@ def _unsafe(error: UnsafeRedis) -> ApiProblem:
     return ApiProblem("record_unsafe", "The operator finds the reason in the log.")
 
 
-_WAYS_OUT = {
-    "submissions": "Submit more slowly.",
-    "jobs": "Wait until one of your jobs has ended, or cancel one.",
-    "gpu-seconds": "Wait until more of your jobs' work is done, or ask for less.",
-}
-
-
-def _quota_problem(error: QuotaExceeded) -> ApiProblem:
-    name = error.quota.refused or ""
-    limit = next(policy.limit for policy in error.quota.policies if policy.name == name)
-    detail = f"The limit of {name} is {limit}. {_WAYS_OUT[name]}"
-    return ApiProblem("quota_exceeded", detail, headers=quota_headers(error.quota))
-
-
 def _from_storage(error: StorageError) -> ApiProblem:
     log.warning("the storage is unavailable: %s", error)
     return ApiProblem("storage_unavailable", "Nothing was accepted; try again shortly.")
@@ -249,7 +231,6 @@ _TRANSLATIONS: dict[type[Exception], Callable[[Any], ApiProblem]] = {
     IdempotencyMismatch: lambda _: ApiProblem(
         "idempotency_mismatch", "Send the same request with this key, or another key."
     ),
-    QuotaExceeded: _quota_problem,
     StorageError: _from_storage,
     UnsafeRedis: _unsafe,
     redis.exceptions.RedisError: _from_redis,
