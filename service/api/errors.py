@@ -24,6 +24,7 @@ from starlette.exceptions import HTTPException
 from framepack.errors import InvalidRequest, ScheduleSyntaxError
 from service.api.durability import UnsafeRedis
 from service.api.images import DecodersBusy, ImageRefused
+from service.api.quota import quota_headers
 from service.contract.errors import (
     IdempotencyMismatch,
     JobConflict,
@@ -31,6 +32,7 @@ from service.contract.errors import (
     JobNotFound,
     StorageError,
 )
+from service.contract.limits import QuotaExceeded
 from service.contract.views import FieldError, ProblemView
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,9 @@ PROBLEMS: dict[str, ProblemKind] = {
     "range_not_satisfiable": ProblemKind(416, "The range lies outside the file"),
     "invalid_request": ProblemKind(422, "The request has invalid fields"),
     "idempotency_mismatch": ProblemKind(422, "The Idempotency-Key came with another request"),
+    "quota_exceeded": ProblemKind(429, "A limit of the tenant is reached", retryable=True),
     "internal_error": ProblemKind(500, "The service made a mistake", retryable=True),
+    "full": ProblemKind(503, "The service holds as many jobs as it may", retryable=True),
     "busy": ProblemKind(503, "The service is busy", retryable=True),
     "tokens_unavailable": ProblemKind(503, "The service signs no tokens"),
     "record_unsafe": ProblemKind(503, "The job record may lose jobs, so none are accepted"),
@@ -208,6 +212,20 @@ def _unsafe(error: UnsafeRedis) -> ApiProblem:
     return ApiProblem("record_unsafe", "The operator finds the reason in the log.")
 
 
+_WAYS_OUT = {
+    "submissions": "Submit more slowly.",
+    "jobs": "Wait until one of your jobs has ended, or cancel one.",
+    "gpu-seconds": "Wait until more of your jobs' work is done, or ask for less.",
+}
+
+
+def _quota_problem(error: QuotaExceeded) -> ApiProblem:
+    name = error.quota.refused or ""
+    limit = next(policy.limit for policy in error.quota.policies if policy.name == name)
+    detail = f"The limit of {name} is {limit}. {_WAYS_OUT[name]}"
+    return ApiProblem("quota_exceeded", detail, headers=quota_headers(error.quota))
+
+
 def _from_storage(error: StorageError) -> ApiProblem:
     log.warning("the storage is unavailable: %s", error)
     return ApiProblem("storage_unavailable", "Nothing was accepted; try again shortly.")
@@ -231,6 +249,7 @@ _TRANSLATIONS: dict[type[Exception], Callable[[Any], ApiProblem]] = {
     IdempotencyMismatch: lambda _: ApiProblem(
         "idempotency_mismatch", "Send the same request with this key, or another key."
     ),
+    QuotaExceeded: _quota_problem,
     StorageError: _from_storage,
     UnsafeRedis: _unsafe,
     redis.exceptions.RedisError: _from_redis,
