@@ -21,7 +21,7 @@ from framepack.drift.codebook import Codebook
 from framepack.errors import InvalidRequest
 from framepack.generation.context import NoisyContext, context_levels
 from framepack.generation.history import History, sections_needed
-from framepack.generation.orders import ORDERS, Section
+from framepack.generation.orders import ORDERS, Section, without_picture
 from framepack.models.base import LevelLatents, TextCondition
 from framepack.packing.schedule import PackingSchedule, Tail, parse_schedule
 from framepack.training.cache import CachedClip, CachedPrompt
@@ -41,6 +41,7 @@ class Arm:
         sections: Least and most sections of the videos it pretends to make.
         pick: ``any`` section, or only the ``first`` in the order of sampling, which sees least.
         history: What happens to what it sees.
+        without_picture: Share of examples of videos that begin with no picture (text-to-video).
 
     Raises:
         InvalidRequest: There is no such order, or it cannot fill the schedule's context; the
@@ -54,6 +55,7 @@ class Arm:
     sections: tuple[int, int] = (1, 1000)
     pick: Literal["any", "first"] = "any"
     history: HistorySettings = field(default_factory=HistorySettings)
+    without_picture: float = 0.0
 
     def __post_init__(self) -> None:
         least, most = self.sections
@@ -64,6 +66,10 @@ class Arm:
                 f"sections go from 1 on and up, not {least} .. {most}, and shares are above 0, not "
                 f"{self.share:g}"
             )
+        if not 0.0 <= self.without_picture <= 1.0:
+            self._refuse(f"without_picture is a share, 0 to 1, not {self.without_picture:g}")
+        if self.without_picture and ORDERS[self.order].needs_picture:
+            self._refuse(f"the {self.order} order {ORDERS[self.order].needs_picture}")
         schedule = self.packing
         if schedule.discretised and self.history.change != "codebook":
             self._refuse(f"{schedule} discretises history: set history.change to codebook")
@@ -83,15 +89,18 @@ class Arm:
         sides = (*self.packing.earlier, *self.packing.later)
         return any(isinstance(e, Tail) and e.kind != "delete" for e in sides)
 
-    def plan(self, num_sections: int) -> tuple[Section, ...]:
+    def plan(self, num_sections: int, *, pictured: bool = True) -> tuple[Section, ...]:
         """All sections of a video, in the order of sampling."""
-        return _plan(self.order, self.schedule, num_sections)
+        return _plan(self.order, self.schedule, num_sections, pictured)
 
 
 @lru_cache(maxsize=256)
-def _plan(order: str, schedule: str | None, num_sections: int) -> tuple[Section, ...]:
+def _plan(
+    order: str, schedule: str | None, num_sections: int, pictured: bool
+) -> tuple[Section, ...]:
     chosen = ORDERS[order]
-    return chosen.sections(num_sections, parse_schedule(schedule or chosen.default_schedule))
+    made = chosen.sections(num_sections, parse_schedule(schedule or chosen.default_schedule))
+    return made if pictured else without_picture(made)
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,7 @@ class Example:
         weight: (1, 1, window, h, w) of the squared error; mean near one over a clip.
         clip: Where it was cut from.
         captioned: Whether the model is told the caption.
+        pictured: Whether it is shown the picture's image states.
     """
 
     section: Section
@@ -113,6 +123,7 @@ class Example:
     weight: Tensor
     clip: CachedClip
     captioned: bool = True
+    pictured: bool = True
 
 
 def cut(
@@ -120,32 +131,41 @@ def cut(
     sections: Sequence[Section],
     index: int,
     *,
-    captioned: bool = True,
     absent: bool = False,
+    pictured: bool = True,
     codebook: Codebook | None = None,
 ) -> Example:
     """The example of one section of a video that is the clip's beginning.
+
+    With a picture, frame n of the video is latent frame n of the clip, the picture being the
+    clip's first. Without one the video begins with frame 1, which then is the clip's latent frame
+    0: like every beginning, one pixel frame to the codec.
 
     Args:
         clip: To cut from.
         sections: Of the video, in the order of sampling.
         index: Of the section in it.
-        captioned: Whether the model is told the caption.
         absent: Whether its history is, but for the start picture.
+        pictured: Whether the video begins with a start picture; ``sections`` must agree.
         codebook: Discretises history.
     """
     section = sections[index]
-    history = History(clip.start)
+    history = History(clip.start if pictured else torch.zeros_like(clip.start))
     for earlier in () if absent else sections_needed(section, sections):
-        history.add(earlier.frames, clip.frames(earlier.frames))
+        history.add(earlier.frames, clip.frames(_in_clip(earlier.frames, pictured)))
+    places = _in_clip(section.frames, pictured)
     return Example(
         section=section,
         levels=context_levels(section, history, codebook),
-        target=clip.frames(section.frames),
-        weight=clip.weights(section.frames),
+        target=clip.frames(places),
+        weight=clip.weights(places),
         clip=clip,
-        captioned=captioned,
+        pictured=pictured,
     )
+
+
+def _in_clip(frames: Sequence[int], pictured: bool) -> Sequence[int]:
+    return frames if pictured else [frame - 1 for frame in frames]
 
 
 @dataclass(frozen=True)
@@ -154,8 +174,10 @@ class Choice:
 
     Attributes:
         arm: It belongs to.
-        clip: To cut from; ``sections``, ``index`` and ``captioned`` as in `cut`.
+        clip: To cut from; ``sections`` and ``index`` as in `cut`.
+        captioned: Whether the model is told the caption.
         history: Drawn for what happens to its history.
+        pictured: Whether its video begins with a start picture.
     """
 
     arm: Arm
@@ -164,6 +186,7 @@ class Choice:
     index: int
     captioned: bool
     history: HistoryDraw
+    pictured: bool = True
 
     @property
     def target_shape(self) -> tuple[int, int, int, int]:
@@ -183,10 +206,11 @@ class Choice:
             self.clip,
             self.sections,
             self.index,
-            captioned=self.captioned,
             absent=drawn.absent,
+            pictured=self.pictured,
             codebook=codebooks[settings.entries] if settings.change == "codebook" else None,
         )
+        example = replace(example, captioned=self.captioned)
         if settings.change != "noise":
             return example
         generator = torch.Generator().manual_seed(drawn.seed)
@@ -221,10 +245,14 @@ def choose(arm: Arm, clips: Sequence[CachedClip], rng: random.Random, dropout: f
     least, most = arm.sections
     window = len(arm.plan(least)[0].frames)
     possible = min(most, (clip.num_frames - 1) // window)
-    sections = arm.plan(rng.randint(least, max(least, possible)))
+    count = rng.randint(least, max(least, possible))
+    # Draws nothing where there is nothing to draw: the same seed is the same run as before.
+    pictured = not arm.without_picture or rng.random() >= arm.without_picture
+    sections = arm.plan(count, pictured=pictured)
     index = 0 if arm.pick == "first" else rng.randrange(len(sections))
     captioned = rng.random() >= dropout
-    return Choice(arm, clip, sections, index, captioned, _draw_history(arm.history, rng))
+    drawn = _draw_history(arm.history, rng)
+    return Choice(arm, clip, sections, index, captioned, drawn, pictured)
 
 
 def choose_batch(
@@ -232,14 +260,20 @@ def choose_batch(
 ) -> list[Choice]:
     """Draw so many examples whose sequences have one layout.
 
-    Those of an arm that keeps its tail are the same section of videos of the same length.
+    Those of an arm that keeps its tail are the same section of videos of the same length, all with
+    a picture or all without.
     """
     if not arm.keeps_tail:
         return [choose(arm, clips, rng, dropout) for _ in range(count)]
     shortest = min(clips, key=lambda clip: clip.num_frames)
     shared = choose(arm, [shortest], rng, dropout)
     return [
-        replace(choose(arm, clips, rng, dropout), sections=shared.sections, index=shared.index)
+        replace(
+            choose(arm, clips, rng, dropout),
+            sections=shared.sections,
+            index=shared.index,
+            pictured=shared.pictured,
+        )
         for _ in range(count)
     ]
 
@@ -292,7 +326,9 @@ def collate(examples: Sequence[Example], uncaptioned: CachedPrompt) -> Batch:
         condition=TextCondition(
             text=text,
             pooled=torch.cat([prompt.pooled for prompt in prompts]),
-            image=torch.cat([example.clip.image for example in examples]),
+            image=torch.cat(
+                [e.clip.image if e.pictured else torch.zeros_like(e.clip.image) for e in examples]
+            ),
             mask=mask,
         ),
     )

@@ -56,16 +56,19 @@ class Truthful:
 
 
 def generate(
-    clip: CachedClip, arm: Arm, num_sections: int, codebook: Codebook | None
+    clip: CachedClip, arm: Arm, num_sections: int, pictured: bool, codebook: Codebook | None
 ) -> list[Seen]:
     """What a model is shown while a video is generated that turns out to be the clip."""
-    model = Truthful(clip)
-    conditioning = Conditioning(
-        (Prompt(clip.prompt.text, clip.prompt.pooled),), None, clip.image, clip.start
-    )
-    history, generator = History(clip.start), noise_generator(0)
+    prompts = (Prompt(clip.prompt.text, clip.prompt.pooled),)
+    if pictured:
+        model, conditioning = Truthful(clip), Conditioning(prompts, None, clip.image, clip.start)
+    else:
+        model = Truthful(later_by_one(clip))
+        zeros = torch.zeros_like(clip.image), torch.zeros_like(clip.start)
+        conditioning = Conditioning(prompts, None, *zeros)
+    history, generator = History(conditioning.start), noise_generator(0)
     settings = SamplingSettings(steps=1, sampler="unipc_bh1", codebook=codebook)
-    for section in arm.plan(num_sections):
+    for section in arm.plan(num_sections, pictured=pictured):
         model.frames = section.frames
         steps = sample_section(model, conditioning, section, history, settings, generator)
         while True:
@@ -77,27 +80,35 @@ def generate(
     return model.seen
 
 
+def later_by_one(clip: CachedClip) -> CachedClip:
+    """A clip whose frame 1 is this one's first, and that has no frame 0."""
+    nothing = torch.full_like(clip.latents[:, :1], torch.nan)
+    return replace(clip, latents=torch.cat([nothing, clip.latents], dim=1))
+
+
 @pytest.mark.parametrize(
-    ("order", "schedule", "discretised"),
+    ("order", "schedule", "discretised", "pictured"),
     [
-        *((order, None, discretised) for order in sorted(ORDERS) for discretised in (False, True)),
-        ("vanilla", "ta_f1k2f1k1_g9", False),
-        ("inverted", "f1k1_x_g9_f1k1f1k2_tc", True),
+        *((o, None, discretised, True) for o in sorted(ORDERS) for discretised in (False, True)),
+        *((name, None, False, False) for name, o in ORDERS.items() if not o.needs_picture),
+        ("vanilla", "ta_f1k2f1k1_g9", False, True),
+        ("vanilla", "ta_f1k2f1k1_g9", True, False),
+        ("inverted", "f1k1_x_g9_f1k1f1k2_tc", True, True),
     ],
 )
 def test_training_sees_what_generation_sees(
-    order: str, schedule: str | None, discretised: bool, nano_corpus: Corpus
+    order: str, schedule: str | None, discretised: bool, pictured: bool, nano_corpus: Corpus
 ) -> None:
     clip = nano_corpus.clips[0]
     arm = Arm("", order, 1.0, schedule)
     entries = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
     codebook = Codebook(entries) if discretised else None
     for num_sections in (1, 2, 3):
-        sections = arm.plan(num_sections)
-        generated = generate(clip, arm, num_sections, codebook)
+        sections = arm.plan(num_sections, pictured=pictured)
+        generated = generate(clip, arm, num_sections, pictured, codebook)
         assert len(generated) == len(sections)
         for index, (levels, positions, size, condition) in enumerate(generated):
-            example = cut(clip, sections, index, codebook=codebook)
+            example = cut(clip, sections, index, pictured=pictured, codebook=codebook)
             batch = collate([example], nano_corpus.uncaptioned)
             assert torch.equal(batch.positions, positions)
             assert batch.target.shape[-2:] == size
@@ -137,6 +148,46 @@ def test_a_batch_mixes_lengths_of_videos_and_of_captions(nano_corpus: Corpus) ->
         told = example.clip.prompt.text.shape[1]
         assert length == (told if example.captioned else empty)
     assert 2 <= lengths.count(empty) <= 14
+
+
+def test_a_share_of_an_arm_has_no_picture(nano_corpus: Corpus) -> None:
+    arm, rng = Arm("", "vanilla", 1.0, without_picture=0.5), random.Random(0)
+    choices = [choose(arm, nano_corpus.clips, rng, 0.0) for _ in range(40)]
+    assert 10 <= sum(choice.pictured for choice in choices) <= 30
+    batch = collate([choice.cut(0.5, {}) for choice in choices], nano_corpus.uncaptioned)
+    for row, choice in enumerate(choices):
+        frames = choice.sections[choice.index].frames
+        truth = choice.clip.frames([f - (not choice.pictured) for f in frames])
+        assert torch.equal(batch.target[row : row + 1], truth)
+        assert bool(batch.condition.image[row].any()) is choice.pictured
+    tailed = replace(arm, schedule="ta_f1k2f1k1_g9")
+    for _ in range(6):
+        batch_choices = choose_batch(tailed, nano_corpus.clips, rng, 0.0, 4)
+        assert len({choice.pictured for choice in batch_choices}) == 1
+        collate([choice.cut(0.5, {}) for choice in batch_choices], nano_corpus.uncaptioned)
+
+
+def test_without_the_share_the_draws_are_as_before(nano_corpus: Corpus) -> None:
+    """A run that is gone on with must meet the examples it would have met."""
+    drawn = [
+        choose(Arm("", "vanilla", 1.0, without_picture=share), nano_corpus.clips, rng, 0.5)
+        for share, rng in ((0.0, random.Random(5)), (1.0, random.Random(5)))
+    ]
+    rng = random.Random(5)
+    clip = rng.choice(nano_corpus.clips)
+    count = rng.randint(1, 3)
+    assert drawn[0].clip is clip
+    assert [len(drawn[0].sections), drawn[0].index] == [count, rng.randrange(count)]
+    assert not drawn[1].pictured
+
+
+@pytest.mark.parametrize(
+    ("order", "share", "way_out"),
+    [("vanilla", 1.5, "0 to 1"), ("inverted", 0.5, "towards a start picture")],
+)
+def test_a_share_that_cannot_be_is_refused(order: str, share: float, way_out: str) -> None:
+    with pytest.raises(InvalidRequest, match=way_out):
+        Arm("", order, 1.0, without_picture=share)
 
 
 def test_an_arm_can_ask_for_the_section_that_sees_least(nano_corpus: Corpus) -> None:

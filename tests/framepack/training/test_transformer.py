@@ -116,7 +116,7 @@ def test_a_batch_gives_each_example_what_it_gets_alone(
             if "norm" in name and parameter.ndim == 2:
                 torch.nn.init.normal_(parameter, std=0.2)
     examples = [
-        cut(nano_corpus.clips[n], SETTINGS.arms[0].plan(n + 1), 0, captioned=n != 1)
+        replace(cut(nano_corpus.clips[n], SETTINGS.arms[0].plan(n + 1), 0), captioned=n != 1)
         for n in range(3)
     ]
     noise, levels = torch.randn(3, 16, 9, 8, 8), torch.tensor([0.2, 0.5, 0.9])
