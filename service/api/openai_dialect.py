@@ -234,8 +234,6 @@ def creation_body_schema() -> dict[str, Any]:
             "input_reference": {"description": "The picture as a data: URL.", **url},
         },
     }
-    content = {
-        media_type: {"schema": {"type": "object", "properties": found, "required": ["prompt"]}}
-        for media_type, found in schemas.items()
-    }
+    closed = {"type": "object", "required": ["prompt"], "additionalProperties": False}
+    content = {name: {"schema": {**closed, "properties": found}} for name, found in schemas.items()}
     return {"requestBody": {"required": True, "content": content}}

@@ -85,6 +85,12 @@ STREAM_EXAMPLE = (
 )
 
 
+_SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "The tenant's API key."},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
 def complete_document(app: FastAPI) -> None:
     """Add the models that no route returns as its own, and drop answers that are never given."""
     derive = app.openapi
@@ -96,6 +102,9 @@ def complete_document(app: FastAPI) -> None:
             ref_template="#/components/schemas/{model}",
         )
         document["components"]["schemas"].update(schemas["$defs"])
+        document["components"]["securitySchemes"] = _SECURITY
+        # A service may be open to everybody, which the empty one says.
+        document["security"] = [{}, *({name: []} for name in _SECURITY)]
         _drop_foreign_errors(document)
         return document
 

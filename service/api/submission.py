@@ -144,6 +144,8 @@ def request_body_schema() -> dict[str, Any]:
         "type": "object",
         "description": "Either plain fields or the one field `request` with the same as JSON.",
         "properties": {"image": file, "request": whole, **fields["properties"]},
+        "anyOf": [{"required": ["prompt"]}, {"required": ["request"]}],
+        "additionalProperties": False,
     }
     example = {"prompt": "The girl dances gracefully.", "seconds": 5, "image": "iVBORw0KGgo="}
     json_body = {"schema": JsonSubmission.model_json_schema(), "example": example}

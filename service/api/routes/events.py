@@ -37,7 +37,9 @@ HEARTBEAT_SECONDS = 15
 SECONDS_TO_SEND = 20
 SECONDS_BETWEEN_TRIES = 1.0
 RECONNECT_MILLISECONDS = 2000
-_EVENT_ID = re.compile(r"\d{1,15}")
+_EVENT_ID = re.compile(r"[0-9]{1,15}")
+_ID_SCHEMA = {"type": "string", "pattern": f"^{_EVENT_ID.pattern}$"}
+"""Told and not left to FastAPI to check, since a wrong id has a problem of its own."""
 
 
 class EventStream(EventSourceResponse):
@@ -66,9 +68,12 @@ class EventStream(EventSourceResponse):
 async def follow_job(
     spec: ViewedJob,
     parts: TheServices,
-    last_event_id: Annotated[str | None, Header()] = None,
+    last_event_id: Annotated[str | None, Header(json_schema_extra=_ID_SCHEMA)] = None,
     after: Annotated[
-        str | None, Query(description="As `Last-Event-ID`, for a first connection.")
+        str | None,
+        Query(
+            description="As `Last-Event-ID`, for a first connection.", json_schema_extra=_ID_SCHEMA
+        ),
     ] = None,
 ) -> Response:
     """Follow a job.

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.api.deps import TheServices
-from service.api.errors import PROBLEMS, ApiProblem
+from service.api.errors import PROBLEMS, ApiProblem, documented
 
 router = APIRouter(tags=["operations"])
 
@@ -36,7 +36,7 @@ def metrics(parts: TheServices) -> Response:
     return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/problems/{code}")
+@router.get("/problems/{code}", responses=documented(404))
 async def problem(code: str) -> dict[str, object]:
     """What a problem's code means; the `type` of every problem document leads here."""
     kind = PROBLEMS.get(code)
