@@ -294,6 +294,9 @@ def _weights(settings: Settings) -> Iterator[Finding]:
         else:
             size = sum(file.stat().st_size for file in files) / 2**30
             yield Finding(f"Weights of {preset}", f"{len(files)} files, {size:.1f} GiB")
+        if preset in settings.codebooks and not (path / "codebook.safetensors").is_file():
+            way = "fit one with `framepack codebook fit`, or take the preset out of it"
+            yield Finding(f"Codebook of {preset}", "FRAMEPACK_CODEBOOKS names it, none is", way)
     for preset in settings.presets:
         if preset not in settings.weights and preset != "tiny":
             way = f'set FRAMEPACK_WEIGHTS={{"{preset}": "/folder"}}; workers fetch nothing by net'

@@ -153,9 +153,9 @@ def generate(
         WeightsError: A model cannot be loaded.
     """
     decoder = SectionDecoder(engine.codec, plan, delivery)
+    settings = sampling_settings(plan, step_cache, engine.codebook)
     conditioning = encode(engine.encoders, plan, image)
     yield Encoded(conditioning)
-    settings = sampling_settings(plan, step_cache, engine.codebook)
     history = History(conditioning.start)
     last_use = _last_use(plan, decoder)
     generator = noise_generator(plan.request.seed)

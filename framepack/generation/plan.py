@@ -61,6 +61,7 @@ class GenerationConfig:
         sections_apart: Each section is a clip of its own to the codec: its first latent frame is
             one pixel frame, and the start picture is not shown.
         causal: The base model can attend block by block.
+        codebook: The weights that come with the preset hold one, so history can be discretised.
     """
 
     window: int = 9
@@ -78,6 +79,7 @@ class GenerationConfig:
     start_noise: tuple[float, float] | None = None
     sections_apart: bool = False
     causal: bool = True
+    codebook: bool = False
 
     @property
     def section_frames(self) -> int:
@@ -111,7 +113,7 @@ GENERATION_CONFIGS: dict[str, GenerationConfig] = {
     "framepack-i2v": GenerationConfig(order="inverted"),
     "framepack-f1": GenerationConfig(order="forward"),
     "helios-base": HELIOS,
-    "tiny": GenerationConfig(buckets=_TINY_BUCKETS, shape=(64, 64), steps=16),
+    "tiny": GenerationConfig(buckets=_TINY_BUCKETS, shape=(64, 64), steps=16, codebook=True),
     "tiny-wan": replace(HELIOS, buckets=_TINY_BUCKETS, shape=(64, 64), steps=8),
 }
 """By preset name. How each preset's weights are found and loaded is `framepack.presets`."""

@@ -25,12 +25,14 @@ from service.api.deps import Services
 from service.api.errors import ApiProblem
 from service.api.images import DecodedImage
 from service.api.submission import Submission
+from service.api.webhooks.poster import require_reachable
 from service.contract import tracing
 from service.contract.errors import IdempotencyMismatch
 from service.contract.idempotency import Idempotency
 from service.contract.job import Artifact, JobRequest, JobSpec
 from service.contract.limits import Quota, QuotaExceeded, ServiceFull
 from service.contract.record import Ring, Submitted
+from service.contract.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +156,9 @@ def prepare(parts: Services, tenant: str, submission: Submission) -> tuple[JobSp
     if request.preset not in parts.settings.presets:
         known = ", ".join(parts.settings.presets)
         raise InvalidRequest("preset", f"this service has no such preset; choose one of: {known}")
+    if request.webhook is not None:
+        networks = parts.settings.webhook_networks
+        require_reachable(request.webhook.url, networks, "webhook/url")
     if request.seed is None:
         request = request.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 1)})
     image = None
@@ -161,7 +166,21 @@ def prepare(parts: Services, tenant: str, submission: Submission) -> tuple[JobSp
         with parts.metrics.image_seconds.time():
             image = parts.decoders.decode(submission.image)
     plan = plan_generation(request.to_generation(), image.size if image else None)
+    _check_codebook(parts.settings, plan)
     return _spec(tenant, request, plan, image), image.png if image else b""
+
+
+def _check_codebook(settings: Settings, plan: Plan) -> None:
+    """Refuse what no worker could do, see `Settings.codebooks`. Raises InvalidRequest."""
+    preset = plan.request.preset
+    shipped = plan.config.codebook and preset not in settings.weights
+    if plan.history.discretised and not shipped and preset not in settings.codebooks:
+        raise InvalidRequest(
+            "schedule",
+            f"+D discretises history, but the weights of preset {preset} have no codebook here: "
+            "leave out +D, or have one fitted (`framepack codebook fit`) and FRAMEPACK_CODEBOOKS "
+            "name the preset",
+        )
 
 
 def _spec(tenant: str, request: JobRequest, plan: Plan, image: DecodedImage | None) -> JobSpec:

@@ -28,6 +28,8 @@ class Settings(BaseSettings):
             make one. Changing it makes all keys worthless.
         presets: Presets this deployment serves, with commas.
         weights: Local folders by preset, as JSON.
+        codebooks: Presets, with commas, in whose folder of `weights` lies a codebook.safetensors;
+            others refuse schedules with +D. `tiny` without a folder of its own needs no mention.
         accept_unsafe_redis: Run on a server that may lose acknowledged jobs.
         lease_seconds: How long a worker may be silent before its task is given to another.
         max_crashes: Consecutive crashes on one task that end a job.
@@ -61,6 +63,7 @@ class Settings(BaseSettings):
     key_pepper: SecretStr = SecretStr("")
     presets: Annotated[tuple[str, ...], NoDecode] = ("tiny",)
     weights: dict[str, str] = {}
+    codebooks: Annotated[tuple[str, ...], NoDecode] = ()
     accept_unsafe_redis: bool = False
     lease_seconds: Annotated[float, Field(ge=0.5)] = 30.0
     max_crashes: Annotated[int, Field(ge=1)] = 3
@@ -84,7 +87,7 @@ class Settings(BaseSettings):
         """What the gateway and the workers open a storage with."""
         return LinkSigning(self.public_url, self.signing_secret.get_secret_value().encode())
 
-    @field_validator("presets", "backoff_seconds", mode="before")
+    @field_validator("presets", "codebooks", "backoff_seconds", mode="before")
     @classmethod
     def _with_commas(cls, value: Any) -> Any:
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
