@@ -120,15 +120,16 @@ FAMILIES: dict[str, Callable[[FamilyOptions], PackingSchedule]] = {
 
 
 def named_schedule(name: str, options: FamilyOptions | None = None) -> PackingSchedule:
-    """A schedule by its family's name, or by its own name in the paper's notation.
+    """A schedule by its family's name, with +D or without, or by its own in the paper's notation.
 
     Raises:
         InvalidRequest: The options ask for a kernel there is none for.
         ScheduleSyntaxError: The name is no family's and does not parse.
     """
-    if name in FAMILIES:
-        return FAMILIES[name](options or FamilyOptions())
-    return parse_schedule(name)
+    family = name.removesuffix("+D")
+    if family not in FAMILIES:
+        return parse_schedule(name)
+    return replace(FAMILIES[family](options or FamilyOptions()), discretised=family != name)
 
 
 def fitted_schedule(name: str, default: PackingSchedule, options: FamilyOptions) -> PackingSchedule:
@@ -147,8 +148,7 @@ def fitted_schedule(name: str, default: PackingSchedule, options: FamilyOptions)
     Raises:
         InvalidRequest: There is no such family, or see `named_schedule`.
     """
-    family = name.removesuffix("+D")
-    if family not in FAMILIES:
+    if name.removesuffix("+D") not in FAMILIES:
         if not any(character.isdigit() for character in name):
             known = ", ".join(FAMILIES)
             raise InvalidRequest(
@@ -157,7 +157,7 @@ def fitted_schedule(name: str, default: PackingSchedule, options: FamilyOptions)
                 f"like {default}",
             )
         return parse_schedule(name)
-    schedule = replace(FAMILIES[family](options), discretised=family != name)
+    schedule = named_schedule(name, options)
     pack = schedule.earlier_pack
     assert pack is not None
     anchor = schedule.start_anchor or default.start_anchor

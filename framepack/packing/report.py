@@ -16,7 +16,15 @@ from typing import Any
 
 from framepack.errors import InvalidRequest, MediaError
 from framepack.media.buckets import parse_size
-from framepack.packing.accounting import full_context_tokens, tokens_at
+from framepack.packing.accounting import (
+    context_worth,
+    full_context_tokens,
+    geometric_bound,
+    tail_frames,
+    tail_kind,
+    tail_tokens,
+    tokens_at,
+)
 from framepack.packing.drawing import draw
 from framepack.packing.families import FAMILIES, FamilyOptions, named_schedule
 from framepack.packing.schedule import PackingSchedule, parse_schedule
@@ -73,13 +81,24 @@ class PackingReport:
         return full_context_tokens(frames, self.height, self.width)
 
     @property
+    def tail_tokens(self) -> dict[int, int]:
+        """Tokens of the tail, beside ``context_tokens``, by seconds of history."""
+        lengths = {seconds: _latent_frames(seconds) for seconds in TABLE_SECONDS}
+        return {
+            seconds: tail_tokens(
+                self.schedule, tail_frames(self.schedule, frames), self.height, self.width
+            )
+            for seconds, frames in lengths.items()
+        }
+
+    @property
     def attention_ratio(self) -> float:
         """Attention's work against full context; it grows with the square of all tokens."""
         target = self.target_tokens
         return ((self.context_tokens + target) / (self.full_context_tokens + target)) ** 2
 
     def to_json(self) -> dict[str, Any]:
-        """What ``--json`` prints; levels oldest first."""
+        """What ``--json`` prints; levels oldest first, ``tail_tokens`` by seconds of history."""
         return {
             "schedule": str(self.schedule),
             "levels": [
@@ -93,6 +112,7 @@ class PackingReport:
             "context_tokens": self.context_tokens,
             "target_tokens": self.target_tokens,
             "full_context_tokens": self.full_context_tokens,
+            "tail_tokens": {str(seconds): count for seconds, count in self.tail_tokens.items()},
         }
 
     def to_text(self) -> str:
@@ -109,8 +129,28 @@ class PackingReport:
             f"{'generated':>12} {self.schedule.window:>7} {self.target_tokens:>8}",
             f"{'full context':>12} {frames:>7} {full:>8}",
             f"attention work against full context: {self.attention_ratio:.1%}",
+            self._bound(),
         ]
+        if tail_kind(self.schedule) != "delete":
+            counts = ", ".join(f"{count} at {s} s" for s, count in self.tail_tokens.items())
+            lines.append(f"tokens of the tail beside them, by length of history: {counts}")
         return "\n".join(lines) + "\n"
+
+    def _bound(self) -> str:
+        """How the length before padding stands to the paper's bound for lambda = 2."""
+        window, packed = self.schedule.window, context_worth(self.schedule)
+        bound = geometric_bound(2, window)
+        over = packed + window - bound
+        stands = f"exceeded by {float(over):g}" if over > 0 else "kept"
+        anchors = (self.schedule.start_anchor, self.schedule.end_anchor)
+        if over > 0 and any(anchor is not None for anchor in anchors):
+            stands += ", anchors included"
+        if tail_kind(self.schedule) == "append":
+            stands += " before its tail, which grows without bound"
+        return (
+            f"frames' worth of k1: {float(packed):g} + {window} generated; "
+            f"bound of the geometric series {float(bound):g}, {stands}"
+        )
 
 
 def latent_grid(size: str) -> tuple[int, int]:
@@ -126,10 +166,14 @@ def latent_grid(size: str) -> tuple[int, int]:
     return height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION
 
 
+def _latent_frames(seconds: int) -> int:
+    return ceil(seconds * LATENT_FRAMES_PER_SECOND)
+
+
 def packing_table() -> str:
     """Every schedule and family at 480p against the length of the history, as Markdown."""
     width, height = (side // SPATIAL_COMPRESSION for side in TABLE_SIZE)
-    histories = [ceil(seconds * LATENT_FRAMES_PER_SECOND) for seconds in TABLE_SECONDS]
+    histories = [_latent_frames(seconds) for seconds in TABLE_SECONDS]
     named = {label: parse_schedule(name) for label, name in TABLE_SCHEDULES.items()}
     named |= {label: named_schedule(label) for label in FAMILIES}
     head = ["schedule", "name", *(f"{seconds} s" for seconds in TABLE_SECONDS)]
@@ -160,7 +204,12 @@ def add_packing_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a subcommand's parser its arguments and its ``command``."""
     add = parser.add_argument
     families = ", ".join(FAMILIES)
-    add("name", nargs="?", metavar="NAME", help=f"a schedule, or one of: {families}; none: a table")
+    add(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help=f"a schedule, or one of: {families}, also with +D; none: a table",
+    )
     add("--size", default="608x640", help="video size, WIDTHxHEIGHT in pixels (%(default)s)")
     add("--ratio", type=int, default=2, help="a family's lambda, a power of two (%(default)s)")
     add("--depth", type=int, default=5, help="a family's number of levels (%(default)s)")

@@ -41,7 +41,35 @@ def test_json_of_the_released_schedule(capsys: pytest.CaptureFixture[str]) -> No
         "context_tokens": 3820,
         "target_tokens": 13680,
         "full_context_tokens": 30400,
+        "tail_tokens": {"1": 0, "10": 0, "100": 0, "1000": 0},
     }
+
+
+def test_a_kept_tail_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Beyond 19 frames of history; 80 x 76 pooled by 32 are 3 x 3, one k4 for four frames."""
+    appended, compressed = (
+        PackingReport(parse_schedule(f"{tail}_f16k4f2k2f1k1_g9"), 80, 76) for tail in ("ta", "tc")
+    )
+    frames = {seconds: -(-15 * seconds // 2) - 19 for seconds in (1, 10, 100, 1000)}
+    expected = {seconds: max(0, -(-beyond // 4)) for seconds, beyond in frames.items()}
+    assert appended.tail_tokens == expected
+    assert compressed.tail_tokens == {1: 0, 10: 1, 100: 1, 1000: 1}
+    assert appended.context_tokens == compressed.context_tokens, "levels alone"
+    assert run("ta_f16k4f2k2f1k1_g9", "--size", "608x640") == 0
+    out = capsys.readouterr().out
+    assert (
+        "bound of the geometric series 11, kept before its tail, which grows without bound" in out
+    )
+    assert "0 at 1 s, 14 at 10 s, 183 at 100 s, 1871 at 1000 s" in out
+    assert run("geometric") == 0
+    assert "1.9375 + 9 generated; bound of the geometric series 11, kept" in capsys.readouterr().out
+    assert run("important_start") == 0
+    assert "exceeded by 0.9375, anchors included" in capsys.readouterr().out
+
+
+def test_a_family_takes_discretised_history(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("temporal_kernel+D", "--depth", "2", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["schedule"] == "td_f2k2f1k1_g9+D"
 
 
 def test_size_is_width_by_height() -> None:
