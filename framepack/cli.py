@@ -86,6 +86,12 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--weights", type=Path, metavar="FOLDER", help="local weights instead of the hub's")
     _add_loras(parser)
     add("--device", help="cpu, cuda, cuda:1 ... (a GPU if there is one)")
+    add(
+        "--placement",
+        default="resident",
+        help="what lies on the device: resident, staged, streamed[:BLOCKS], each with or without "
+        "+float8 (%(default)s); see plan-memory",
+    )
     add("--seconds", type=float, default=5.0, help="length; sections are whole (%(default)s)")
     add("--steps", type=int, help="denoising steps a section (the preset's)")
     add("--seed", type=int, default=31337, help="of all noise (%(default)s)")
@@ -235,7 +241,12 @@ def _generate(options: argparse.Namespace) -> int:
 
     check_delivery(options.delivery, plan)
     models = load_preset(
-        plan.request.preset, options.weights, options.device, _loras(options), options.codebook
+        plan.request.preset,
+        options.weights,
+        options.device,
+        _loras(options),
+        options.codebook,
+        options.placement,
     )
     step_cache = None if options.teacache is None else TeaCacheSettings(options.teacache)
     events = generate(models, plan, image, options.output, options.delivery, step_cache)

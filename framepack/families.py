@@ -13,13 +13,15 @@ from typing import Any, Literal
 
 import torch
 
-from framepack.errors import WeightsError
+from framepack.errors import InvalidRequest, WeightsError
 from framepack.generation.encode import Encoders
 from framepack.models.codec import SectionCodec
 from framepack.models.fused import FORM, fuse
 from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.models.image import load_image_encoder
 from framepack.models.loading import load_transformer, read_json
+from framepack.models.parallel import SequenceParallel
+from framepack.models.placement import Placing
 from framepack.models.text import (
     PromptTemplate,
     load_pooled_encoder,
@@ -79,7 +81,8 @@ class Family:
         folders: What each part reads.
         encoders: Loads what runs before the first section, given the codec.
         transformer: Loads the packed transformer with the released tensors.
-        infer: Gives a transformer its inference form, in place.
+        infer: Gives a transformer its inference form, in place, split between processes and placed
+            where that is asked for.
         form: That form, for engine fingerprints.
         codec: Loads the video autoencoder.
         build: Writes a small folder with random weights.
@@ -88,7 +91,7 @@ class Family:
     folders: Mapping[Part, tuple[str, ...]]
     encoders: Callable[[Sources, torch.dtype, SectionCodec], Encoders]
     transformer: Callable[[Sources, torch.dtype], Any]
-    infer: Callable[[Any], Any]
+    infer: Callable[[Any, SequenceParallel | None, Placing], Any]
     form: str
     codec: Callable[[Sources, torch.dtype], Codec]
     build: Callable[[Path], None]
@@ -161,7 +164,21 @@ def check_single_stage(folder: Path) -> None:
         )
 
 
-def _as_it_is(model: PackedWan) -> PackedWan:
+def _infer_hunyuan(
+    model: PackedHunyuanVideo, parallel: SequenceParallel | None, placing: Placing
+) -> PackedHunyuanVideo:
+    placed = fuse(model, parallel, placing.settle)
+    placing.bring_rest(placed)
+    return placed
+
+
+def _infer_wan(model: PackedWan, parallel: SequenceParallel | None, placing: Placing) -> PackedWan:
+    if parallel is not None:
+        raise InvalidRequest("processes", "Wan presets run in one process, not in many")
+    for number, block in enumerate(model.blocks):
+        with placing.settle(block, model.blocks, number):
+            pass
+    placing.bring_rest(model)
     return model
 
 
@@ -177,7 +194,7 @@ FAMILIES: Mapping[str, Family] = {
         },
         encoders=_hunyuan_encoders,
         transformer=lambda s, dtype: load_transformer(s.folder("transformer"), s.device, dtype),
-        infer=fuse,
+        infer=_infer_hunyuan,
         form=FORM,
         codec=lambda s, dtype: load_codec(s.folder("vae"), s.device, dtype),
         build=build_folder,
@@ -190,7 +207,7 @@ FAMILIES: Mapping[str, Family] = {
         },
         encoders=_wan_encoders,
         transformer=_wan_transformer,
-        infer=_as_it_is,
+        infer=_infer_wan,
         form="wan 1",
         codec=lambda s, dtype: load_wan_codec(s.folder("vae"), s.device, dtype, s.window),
         build=build_wan_folder,

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from huggingface_hub import cached_assets_path, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+from torch import nn
 
 from framepack.drift.codebook import Codebook
 from framepack.errors import InvalidRequest, WeightsError
@@ -37,6 +38,7 @@ from framepack.models.base import PackedModel
 from framepack.models.fingerprint import Fingerprint, arithmetic, library_versions
 from framepack.models.loading import file_sha256, files_sha256
 from framepack.models.lora import merge_lora, read_lora, weight_shapes
+from framepack.models.placement import RESIDENT, Placement, Placing
 
 FOLDERS = FAMILIES["hunyuan-video"].folders
 """What each part of the released presets and of ``tiny`` reads."""
@@ -49,6 +51,9 @@ LIBRARIES: Mapping[Part, tuple[str, ...]] = {
 """Distributions besides torch whose version can change what a part computes."""
 
 ALL_PARTS: tuple[Part, ...] = ("encoders", "transformer", "codec")
+
+CODEC_PARTS = ("encoder", "quant_conv", "post_quant_conv", "decoder")
+"""Modules of an autoencoder that are called one by one."""
 
 CODEBOOK = "codebook.safetensors"
 """Of discretised history, in a folder of weights."""
@@ -158,9 +163,11 @@ class Models:
         device: torch.device,
         loras: Sequence[LoraFile] = (),
         codebook: Path | None = None,
+        placement: Placement = RESIDENT,
     ) -> None:
         self.preset = preset
         self.device = device
+        self.placement = placement
         self.precision = preset.precision[device.type]
         self.loras = tuple(loras)
         self._weights = weights
@@ -169,18 +176,26 @@ class Models:
     @cached_property
     def encoders(self) -> Encoders:
         """The models of `framepack.generation.encode`, the codec included. Raises WeightsError."""
-        return self.preset.family.encoders(self._sources, self.precision.encoders, self.codec)
+        sources, dtype = self._sources(self._placing.loading), self.precision.encoders
+        found = self.preset.family.encoders(sources, dtype, self.codec)
+        for encoder in (found.prompt, found.pooled, found.image):
+            if hasattr(encoder, "model"):  # Wan has no pooled text and no image states
+                self._placing.encoder(encoder.model)
+        return found
 
     @cached_property
     def transformer(self) -> PackedModel[Any]:
         """The packed transformer in its inference form, LoRAs merged. Raises WeightsError."""
-        model: PackedModel[Any] = self.preset.family.infer(self.released_transformer())
+        model: PackedModel[Any] = self.preset.family.infer(
+            self.released_transformer(), None, self._placing
+        )
         return model
 
     def released_transformer(self) -> Transformer:
         """The same with the released tensors, as files have them. Raises WeightsError."""
         family = self.preset.family
-        model: Transformer = family.transformer(self._sources, self.precision.transformer)
+        sources = self._sources(self._placing.loading)
+        model: Transformer = family.transformer(sources, self.precision.transformer)
         for file in self.loras:
             merge_lora(model, read_lora(file.path, weight_shapes(model)), file.scale)
         return model
@@ -188,7 +203,15 @@ class Models:
     @cached_property
     def codec(self) -> Codec:
         """The video autoencoder. Raises WeightsError."""
-        return self.preset.family.codec(self._sources, self.precision.codec)
+        found = self.preset.family.codec(self._sources(self.device), self.precision.codec)
+        for name in CODEC_PARTS:
+            if isinstance(getattr(found.vae, name, None), nn.Module):
+                self._placing.codec(found.vae.get_submodule(name))
+        return found
+
+    @cached_property
+    def _placing(self) -> Placing:
+        return Placing(self.placement, self.device)
 
     @cached_property
     def codebook(self) -> Codebook | None:
@@ -228,14 +251,13 @@ class Models:
     def _on_hub(self) -> bool:
         return self.preset.transformer is not None or self.preset.repository is not None
 
-    @property
-    def _sources(self) -> Sources:
+    def _sources(self, device: torch.device) -> Sources:
         settings = None if self._root is None else self._root / SETTINGS
         stated = settings is not None and settings.is_file()
         return Sources(
             folder=self.folder,
             settings=settings if stated else None,
-            device=self.device,
+            device=device,
             window=self.preset.config.window,
         )
 
@@ -254,6 +276,7 @@ def load_preset(
     device: str | torch.device | None = None,
     loras: Sequence[LoraFile] = (),
     codebook: Path | None = None,
+    placement: str = "resident",
 ) -> Models:
     """A preset's models; nothing is loaded before it is asked for.
 
@@ -263,9 +286,11 @@ def load_preset(
         device: Default: the first CUDA device if there is one, else the CPU.
         loras: Merged into the transformer, one after the other.
         codebook: Of discretised history; default: the weights' own.
+        placement: What lies on the device and what waits on the host, see `Placement`.
 
     Raises:
-        InvalidRequest: There is no such preset, folder, LoRA file, codebook or kind of device.
+        InvalidRequest: There is no such preset, folder, LoRA file, codebook, kind of device or
+            placement.
     """
     if name not in PRESETS:
         raise InvalidRequest("preset", f"there is no {name!r}; choose one of: {', '.join(PRESETS)}")
@@ -278,7 +303,7 @@ def load_preset(
         raise InvalidRequest("codebook", f"{codebook} is not a file")
     chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     folder = None if weights is None else Path(weights)
-    return Models(PRESETS[name], folder, chosen, loras, codebook)
+    return Models(PRESETS[name], folder, chosen, loras, codebook, Placement.parse(placement))
 
 
 def _device(name: str | torch.device) -> torch.device:
@@ -325,6 +350,10 @@ def engine_fingerprint(
         details["transformer"] = models.preset.family.form
         details["attention"] = "torch scaled_dot_product_attention"
         details["step_cache"] = repr(step_cache)
+        if models.placement.float8:
+            details["storage"] = "float8"
+        if models.loras and models.placement != RESIDENT:
+            details["loras_merged"] = "on the host"  # which may round otherwise
     if "codec" in parts:
         details["encoder_threads"] = str(ENCODER_THREADS)
     return Fingerprint.of(details)

@@ -32,9 +32,10 @@ class Engine:
         presets: By name.
         weights: Local folders by preset; others come from the hub or are shipped.
         device: Where they compute.
+        placement: See `framepack.models.placement`.
 
     Raises:
-        InvalidRequest: There is no such preset or folder.
+        InvalidRequest: There is no such preset, folder or placement.
     """
 
     def __init__(
@@ -43,10 +44,14 @@ class Engine:
         presets: Sequence[str],
         weights: Mapping[str, str],
         device: torch.device,
+        placement: str = "resident",
     ) -> None:
         self.device = device
         self._parts = PARTS[lane]
-        self._models = {name: load_preset(name, _folder(weights, name), device) for name in presets}
+        self._models = {
+            name: load_preset(name, _folder(weights, name), device, placement=placement)
+            for name in presets
+        }
 
     def load(self) -> dict[str, float]:
         """Load everything now. Returns the seconds it took by preset. Raises WeightsError."""

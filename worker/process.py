@@ -58,7 +58,7 @@ def run_lane(lane: Lane, settings: WorkerSettings) -> int:
     metrics.now(lane, "loading")
     try:
         device = choose_device(settings.device, settings.expect_device, settings.presets)
-        engine = Engine(lane, settings.presets, settings.weights, device)
+        engine = Engine(lane, settings.presets, settings.weights, device, settings.placement)
         for preset, seconds in engine.load().items():
             metrics.load_seconds.labels(preset).set(seconds)
         storage = open_storage(settings.storage_url)

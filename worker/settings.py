@@ -15,8 +15,12 @@ class WorkerSettings(Settings):
     Attributes:
         drain_seconds: After SIGTERM, how long the task in work may go on before it is given back
             unfinished. None lets it end, which takes as long as a section takes.
+        placement: What of the models lies on the device and what waits on the host: ``resident``,
+            ``staged``, ``streamed``, ``streamed:BLOCKS``, each with or without ``+float8``.
+            `framepack plan-memory` says what fits.
         log_level: Of the worker's own log.
     """
 
     drain_seconds: Annotated[float, Field(ge=0)] | None = None
+    placement: str = "resident"
     log_level: str = "INFO"

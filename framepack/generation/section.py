@@ -20,7 +20,7 @@ from framepack.generation.ranked import ranked_section
 from framepack.generation.samplers import SAMPLERS, Denoise
 from framepack.generation.sigmas import shift_exponent, shifted_sigmas
 from framepack.generation.stepcache import StepCacheFactory
-from framepack.models.base import PackedModel, StepCache, TextCondition
+from framepack.models.base import Anticipating, PackedModel, StepCache, TextCondition
 from framepack.packing.schedule import BASE_KERNEL, Level
 from framepack.types import Latents
 
@@ -210,6 +210,9 @@ class _Sampling(Generic[P]):
         if not context.steady:
             return _Branch(model, lambda sigma: prepare(float(sigma)), cache)
         always = prepare(1.0)
+        if isinstance(model, Anticipating):
+            with torch.inference_mode():
+                model.anticipate(self.sigmas(section)[:-1] * 1000, always)
         return _Branch(model, lambda sigma: always, cache)
 
     def denoiser(self, section: Section, context: Context, absent: Context | None) -> Denoise:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -61,13 +61,29 @@ Blocks = Callable[[], Tokens]
 class StepCache(Protocol):
     """Decides whether the blocks run in this step. Holds the state of one section and branch."""
 
-    def __call__(self, target: Tokens, signal: Tokens, blocks: Blocks) -> Tokens:
+    def __call__(self, target: Tokens, signal: Float[Tensor, "b s d"], blocks: Blocks) -> Tokens:
         """The target's tokens after the blocks, computed or estimated.
 
         Args:
             target: The same tokens before the blocks.
             signal: What the first block would see, context included, to judge the change.
             blocks: Computes the result.
+        """
+
+
+@runtime_checkable
+class Anticipating(Protocol):
+    """A model that can compute at once what its steps will need of their timesteps alone.
+
+    So weights that serve nothing else come to the device once a job instead of once a step.
+    """
+
+    def anticipate(self, timesteps: Float[Tensor, " n"], prepared: Any) -> None:
+        """Prepare for steps to come.
+
+        Args:
+            timesteps: Noise levels times 1000, on the CPU.
+            prepared: What `PackedModel.prepare` returned.
         """
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from framepack.models.base import TextCondition
-from framepack.types import Tokens
+from framepack.models.streaming import FetchedModule
+from framepack.types import TextTokens
 
 CAPACITY = 64
 """Steps kept: 25 of two guidance branches, and some. At 13 B parameters one is about 3 MB."""
@@ -44,11 +46,11 @@ class ConditionMemo:
     """The last conditions of a model whose weights no longer change, by condition and timestep."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, float], tuple[Tokens, Tensor]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, float], tuple[TextTokens, Tensor]] = OrderedDict()
 
     def get(
-        self, key: str | None, timestep: Tensor, compute: Callable[[], tuple[Tokens, Tensor]]
-    ) -> tuple[Tokens, Tensor]:
+        self, key: str | None, timestep: Tensor, compute: Callable[[], tuple[TextTokens, Tensor]]
+    ) -> tuple[TextTokens, Tensor]:
         """Refined text and condition vector, computed unless kept.
 
         Args:
@@ -76,6 +78,16 @@ class KeptModulation(nn.Module):
         super().__init__()
         self.modulation = modulation
         self._kept = WeakTensorKeyDictionary()
+
+    def anticipate(self, conditions: Sequence[Tensor]) -> None:
+        """Keep what conditions that will come need, each computed as it would be then."""
+        coming = [condition for condition in conditions if condition not in self._kept]
+        call = self.modulation.forward
+        if not coming:
+            return
+        with call.here() if isinstance(call, FetchedModule) else nullcontext():
+            for condition in coming:
+                self.forward(condition)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, condition: Tensor) -> tuple[Tensor, ...]:

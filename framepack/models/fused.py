@@ -10,6 +10,7 @@ and no way back, so training, merging and saving come first.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, TypeVar
 
 import torch
@@ -31,32 +32,42 @@ from framepack.models.conditions import ConditionMemo, KeptModulation
 from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.models.parallel import SequenceParallel
 from framepack.packing.rope import rotate
-from framepack.types import Phases, TextMask, Tokens
+from framepack.types import Phases, TextMask, TextTokens, Tokens
 
 M = TypeVar("M", bound=nn.Module)
 Activation = Literal["none", "gelu"]
 
 Attention = Callable[[Heads, Heads, Heads, TextMask | None], Tokens]
 
+Settling = Callable[[nn.Module, nn.ModuleList, int], AbstractContextManager[None]]
+"""Of a block, the list that will hold its form, and its number there."""
+
 FORM = "fused 1"
 """For engine fingerprints: another form rounds otherwise."""
 
 
-def fuse(model: PackedHunyuanVideo, parallel: SequenceParallel | None = None) -> PackedHunyuanVideo:
+def fuse(
+    model: PackedHunyuanVideo,
+    parallel: SequenceParallel | None = None,
+    settle: Settling | None = None,
+) -> PackedHunyuanVideo:
     """Give a model its inference form, in place; block by block, so no second copy is held.
 
     Args:
         model: On its device and in its dtype: packed weights do not move.
         parallel: Splits the sequence with other processes that call this, too.
+        settle: Brings each block to the device while it takes its form, and puts it where it is to
+            wait.
     """
     attention = attend if parallel is None else parallel.attend
     single = model.single_transformer_blocks
     for blocks in (model.transformer_blocks, single):
         for number, block in enumerate(blocks):
-            if isinstance(block, DoubleBlock):
-                blocks[number] = FusedDoubleBlock(block, attention)
-            elif isinstance(block, SingleBlock):
-                blocks[number] = FusedSingleBlock(block, attention)
+            with nullcontext() if settle is None else settle(block, blocks, number):
+                if isinstance(block, DoubleBlock):
+                    blocks[number] = FusedDoubleBlock(block, attention)
+                elif isinstance(block, SingleBlock):
+                    blocks[number] = FusedSingleBlock(block, attention)
     model.memo, model.parallel = ConditionMemo(), parallel
     return model.eval().requires_grad_(requires_grad=False)
 
@@ -163,11 +174,11 @@ class FusedDoubleBlock(nn.Module):
     def forward(
         self,
         image: Tokens,
-        text: Tokens,
+        text: TextTokens,
         condition: Condition,
         phases: Phases,
         mask: TextMask | None,
-    ) -> tuple[Tokens, Tokens]:
+    ) -> tuple[Tokens, TextTokens]:
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.norm1(condition)
         t_shift, t_scale, t_gate, t_mlp_shift, t_mlp_scale, t_mlp_gate = self.norm1_context(
             condition

@@ -18,19 +18,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from jaxtyping import Complex
 from torch import Tensor, nn
 
 from framepack.errors import InvalidRequest, WeightsError
 from framepack.models.attention import block_causal
 from framepack.models.base import LevelLatents, StepCache, TextCondition
 from framepack.models.blocks import DoubleBlock, SingleBlock, joint_mask, modulate
-from framepack.models.conditions import ConditionMemo, condition_key
+from framepack.models.conditions import CAPACITY, ConditionMemo, KeptModulation, condition_key
 from framepack.models.embedding import ConditionEmbedding, ImageProjection, TextRefiner
 from framepack.models.parallel import SequenceParallel
 from framepack.packing.patchify import RELEASED_KERNELS, ContextPatchify
 from framepack.packing.rope import AxesDim, packed_phases, rotary_phases
 from framepack.packing.schedule import BASE_KERNEL, Kernel
-from framepack.types import Latents, Phases, Positions, TextMask, Tokens
+from framepack.types import Latents, Phases, Positions, TextMask, TextTokens, Tokens
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,8 @@ class PreparedSection:
     """
 
     history: Tokens
-    phases: Phases
-    image: Tokens
+    phases: Complex[Tensor, "b s p"]
+    image: TextTokens
     condition: TextCondition
     guidance: Tensor | None
     mask: Tensor | None = None
@@ -253,6 +254,16 @@ class PackedHunyuanVideo(nn.Module):
         )
         return packed_phases(full, kernel, pooled)
 
+    def anticipate(self, timesteps: Tensor, prepared: PreparedSection) -> None:
+        """See `framepack.models.base.Anticipating`: condition vectors and blocks' modulations."""
+        if prepared.key is None or 2 * len(timesteps) > CAPACITY:  # nothing would be kept
+            return
+        steps = timesteps.to(self.dtype)[:, None]
+        conditions = [self._conditions(step, prepared)[1] for step in steps]
+        for module in self.modules():
+            if isinstance(module, KeptModulation):
+                module.anticipate(conditions)
+
     def predict(
         self,
         latents: Latents,
@@ -278,10 +289,10 @@ class PackedHunyuanVideo(nn.Module):
 
     forward = predict
 
-    def _conditions(self, timestep: Tensor, prepared: PreparedSection) -> tuple[Tokens, Tensor]:
+    def _conditions(self, timestep: Tensor, prepared: PreparedSection) -> tuple[TextTokens, Tensor]:
         given = prepared.condition
 
-        def compute() -> tuple[Tokens, Tensor]:
+        def compute() -> tuple[TextTokens, Tensor]:
             there = timestep.to(self.device)
             refined = self.context_embedder(given.text, there, given.mask)
             return refined, self.time_text_embed(there, given.pooled, prepared.guidance)
@@ -299,7 +310,7 @@ class PackedHunyuanVideo(nn.Module):
         return modulate(image, shift, scale)
 
     def _blocks(
-        self, image: Tokens, text: Tokens, condition: Tensor, prepared: PreparedSection
+        self, image: Tokens, text: TextTokens, condition: Tensor, prepared: PreparedSection
     ) -> Tokens:
         """The target's tokens after all blocks; the last one computes no others."""
         phases, mask = prepared.phases, prepared.mask
@@ -312,7 +323,7 @@ class PackedHunyuanVideo(nn.Module):
 
     def _run(
         self,
-        streams: tuple[Tokens, Tokens],
+        streams: tuple[Tokens, TextTokens],
         condition: Tensor,
         phases: Phases,
         mask: TextMask | None,

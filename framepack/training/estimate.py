@@ -17,13 +17,14 @@ import torch
 from torch import nn
 
 from framepack.generation.plan import GENERATION_CONFIGS
+from framepack.models.float8 import stored_bytes
 from framepack.models.hunyuan_video import HunyuanVideoConfig, PackedHunyuanVideo
 from framepack.models.loading import CONFIG, read_json
 from framepack.models.lora import weight_shapes
 from framepack.models.tiny import SIZES
 from framepack.packing.schedule import BASE_KERNEL, Level
 from framepack.training.config import TrainingConfig, WorldData
-from framepack.training.memory import blocks_of, is_matrix
+from framepack.training.memory import blocks_of
 from framepack.training.optimizers import for_muon
 from framepack.training.processes import Processes
 from framepack.training.starts import NEW_LAYERS
@@ -36,7 +37,7 @@ beside frozen weights, layers need not keep what they were given."""
 TEXT_TOKENS = 512
 """Text and image tokens, about."""
 
-_FLOAT8, _HALF, _WHOLE = 1, 2, 4
+_HALF, _WHOLE = 2, 4
 _STATES = {"adamw": 8, "adamw8bit": 2, "muon": 8}
 """Bytes of optimiser states for each trained parameter; Muon's matrices have half of that."""
 
@@ -168,16 +169,10 @@ def _frozen(model: PackedHunyuanVideo, settings: TransformerTraining) -> dict[st
     memory, blocks = settings.memory, blocks_of(model)
     each = _WHOLE if memory.frozen == "float32" else _HALF
 
-    def stored(block: nn.Module) -> int:
-        sizes = (
-            p.numel() * _FLOAT8 + _WHOLE * p.shape[0]
-            if memory.frozen == "float8" and is_matrix(name, p)
-            else p.numel() * each
-            for name, p in block.named_parameters()
-        )
-        return sum(sizes)
-
-    sizes = [stored(block) for block in blocks]
+    sizes = [
+        stored_bytes(block, lambda p: p.numel() * each, float8=memory.frozen == "float8")
+        for block in blocks
+    ]
     staying = len(blocks) - memory.swapped_blocks
     around = each * (_size(model) - sum(map(_size, blocks)))
     return {"device": around + sum(sizes[:staying]), "host": sum(sizes[staying:])}

@@ -23,11 +23,10 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from framepack.errors import InvalidRequest
+from framepack.models.float8 import from_float8, is_matrix, to_float8
 from framepack.models.hunyuan_video import PackedHunyuanVideo
 
 Storage = Literal["float32", "bfloat16", "float8"]
-
-_LARGEST = torch.finfo(torch.float8_e4m3fn).max
 
 
 @dataclass(frozen=True)
@@ -108,19 +107,8 @@ class StoredBlock:
         moved = stored.detach().to(self._device, non_blocking=True)
         if name in self._scales:
             # In bf16, as everything frozen that is not float8 is stored then.
-            return moved.to(torch.bfloat16) * self._scales[name].to(torch.bfloat16)
+            return from_float8(moved, self._scales[name], torch.bfloat16)
         return moved
-
-
-def is_matrix(name: str, parameter: Tensor) -> bool:
-    """Of a block's parameters, its linear layers' but not its modulations'."""
-    return parameter.ndim == 2 and "norm" not in name
-
-
-def to_float8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix (o, i) as e4m3 and a scale (o, 1) for each row, whose product it nearly is."""
-    scale = weight.float().abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / _LARGEST
-    return (weight.float() / scale).to(torch.float8_e4m3fn), scale
 
 
 def blocks_of(model: PackedHunyuanVideo) -> Sequence[nn.Module]:

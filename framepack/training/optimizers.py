@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from framepack.training.memory import is_matrix
+from framepack.models.float8 import is_matrix
 from framepack.training.optional import imported
 from framepack.training.run import PEAK
 

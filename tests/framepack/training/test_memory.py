@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from framepack.errors import InvalidRequest
+from framepack.models.float8 import to_float8
 from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.models.tiny import SIZES
 from framepack.training.examples import Arm
 from framepack.training.histories import HistorySettings
 from framepack.training.levels import NoiseLevels
 from framepack.training.lora import LoraTraining
-from framepack.training.memory import MemorySettings, to_float8
+from framepack.training.memory import MemorySettings
 from framepack.training.rates import RateSchedule
 from framepack.training.run import RunSettings
 from framepack.training.transformer import Corpus, TransformerRun, TransformerTraining
