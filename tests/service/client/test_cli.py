@@ -46,6 +46,20 @@ def test_submit_and_get_print_a_line_or_json(run: Run, photo: str) -> None:
     assert job["input"]["seconds"] == 2.4
 
 
+def test_a_prompt_alone_is_text_to_video(
+    run: Run, photo: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = []
+    for words in (["a girl"], [photo, "a girl"], [photo, "--seed", "3", "a girl"]):
+        status, text, _ = run("submit", *words[:1], "--json", *words[1:])
+        shown.append(json.loads(text)["plan"]["num_frames"])
+        assert status == 0
+    assert shown == [141, 145, 145]
+    with pytest.raises(SystemExit):
+        run("submit", photo)
+    assert "is a file: write IMAGE, then PROMPT" in capsys.readouterr().err
+
+
 def test_watching_a_job_saves_its_video(
     run: Run, photo: str, worker: HandWorker, tmp_path: Path
 ) -> None:

@@ -59,6 +59,15 @@ def test_a_job_from_submit_to_file(
     assert sorted(path.name for path in tmp_path.glob("*.mp4*")) == ["out.mp4"]
 
 
+def test_without_a_picture_it_is_text_to_video(client: Client) -> None:
+    later = [{"seconds": 2.0, "prompt": "She bows."}]
+    job = client.submit(None, "The girl dances.", size="80x48", later_prompts=later)
+    assert (job.plan.width, job.plan.height, job.plan.num_frames) == (80, 48, 141)
+    assert [each.prompt for each in job.input.later_prompts] == ["She bows."]
+    with pytest.raises(RequestRefused, match=r"#/order: .*give an image, or choose"):
+        client.submit(None, "The girl dances.", order="inverted")
+
+
 def test_bytes_can_be_submitted_and_a_job_cancelled(client: Client, picture: bytes) -> None:
     job = client.submit(picture, "x")
     assert client.cancel(job.id).status == "cancelled"

@@ -91,6 +91,16 @@ def test_a_submission_while_the_service_is_away_loses_nothing(
     expected(complaints, "ERR_CONNECTION_REFUSED")
 
 
+def test_without_a_picture_an_order_that_needs_none_makes_a_video(page: Page) -> None:
+    page.fill("#prompt", "A girl dances")
+    page.click("#submit")
+    expect(page.locator("#error-image")).to_contain_text("an order that needs none: From the start")
+    page.check("#order-forward")
+    page.click("#submit")
+    expect(page.locator("#stage-title")).to_have_text("Waiting for a worker")
+    expect(page.locator("#error-image")).to_have_text("")
+
+
 def test_what_is_missing_is_said_at_the_field_and_in_a_summary_that_leads_there(
     page: Page, photo: Path
 ) -> None:
