@@ -1,4 +1,7 @@
-"""Does a section cost more the more history there is? Every schedule, and all of history unpacked.
+"""What does a schedule cost, and does a section cost more the more history there is?
+
+Prints two tables of every schedule and of all history unpacked: context tokens at 480p by length
+of history (`framepack packing` prints that one alone), and seconds on `tiny`.
 
 Section 2 and section 200 of one long video of `tiny`, each sampled with a single denoising step, in
 CPU seconds; the least of several rounds, since whatever else runs only adds. Full context shows the
@@ -19,7 +22,12 @@ from bench._video import Video, long_plan
 from bench.growth import sample
 from framepack.generation.orders import ORDERS, Section
 from framepack.packing.families import FAMILIES, FamilyOptions, fitted_schedule
-from framepack.packing.report import TABLE_SCHEDULES, write_between
+from framepack.packing.report import (
+    TABLE_MARKS,
+    TABLE_SCHEDULES,
+    packing_table,
+    write_between,
+)
 from framepack.packing.schedule import PackingSchedule, parse_schedule
 
 SECTIONS = (2, 200)
@@ -89,9 +97,10 @@ def main(arguments: Sequence[str]) -> int:
         note = (
             f"\nCPU seconds; {where['machine']}, load {where['load']}, {options.rounds} rounds.\n"
         )
+        write_between(options.write, TABLE_MARKS, packing_table())
         write_between(options.write, MARKS, as_table(found) + note)
     if options.json:
         emit("packing", list(arguments), dict(found), as_json=True)
     else:
-        sys.stdout.write(as_table(found))
+        sys.stdout.write(f"{packing_table()}\n{as_table(found)}")
     return 0

@@ -125,6 +125,7 @@ def inverted(
             "has not; use a schedule like f1k1_x_g9_f1k1f2k2f16k4_td or another order",
         )
     window, anchor = schedule.window, _anchor_levels(schedule)
+    _check_places(schedule)
     sections = []
     for index, padding in enumerate(inverted_paddings(num_sections)):
         first = 1 + window * (num_sections - 1 - index)
@@ -158,6 +159,7 @@ def forward(
             "has not; use a schedule like f1k1_x_td_f16k4f2k2f1k1_g9 or another order",
         )
     window, anchor, pack = schedule.window, _anchor_levels(schedule), schedule.earlier_pack
+    _check_places(schedule)
     position = max(1, _num_frames(anchor))
     target = position + pack.frames
     sections = []
@@ -229,6 +231,7 @@ def _anchored(
             f"this order sees context on both sides of the generated frames, which {schedule} has "
             "not; use a schedule like f1k1_x_td_f16k4f2k2f1k1_g9_x_f1k1 or another order",
         )
+    _check_places(schedule)
     times = list(dict.fromkeys([*reversed(ends), 0]))
     for before, after in zip([0, *ends[:-1]], ends, strict=True):
         times += _filling(range(before + 1, after), both_sides=schedule.later_pack is not None)
@@ -349,6 +352,17 @@ def with_candidates(sections: Sequence[Section], *, pictured: bool = True) -> tu
 def prompt_at(time: int, prompt_starts: Sequence[int]) -> int:
     """Index of the prompt that a section (by time) is told: the latest that has started."""
     return bisect_right(prompt_starts, time) - 1
+
+
+def _check_places(schedule: PackingSchedule) -> None:
+    """Refuse packs between two skips, of which no name says which frames they are."""
+    ends = schedule.start_anchor, schedule.earlier_pack, schedule.later_pack, schedule.end_anchor
+    if len(schedule.packs) > sum(pack is not None for pack in ends):
+        raise InvalidRequest(
+            "schedule",
+            f"{schedule} has a pack that neither touches the generated frames nor stands at an end "
+            "of the video, so no frames can be told for it: leave it out",
+        )
 
 
 def _anchor_levels(schedule: PackingSchedule) -> list[ContextLevel]:

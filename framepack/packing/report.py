@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass
+from fractions import Fraction
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from framepack.packing.accounting import (
     tokens_at,
 )
 from framepack.packing.drawing import draw
-from framepack.packing.families import FAMILIES, FamilyOptions, named_schedule
+from framepack.packing.families import FAMILIES, FamilyOptions, for_budget, named_schedule
 from framepack.packing.schedule import PackingSchedule, parse_schedule
 
 SPATIAL_COMPRESSION = 8
@@ -212,6 +213,7 @@ def add_packing_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--size", default="608x640", help="video size, WIDTHxHEIGHT in pixels (%(default)s)")
     add("--ratio", type=int, default=2, help="a family's lambda, a power of two (%(default)s)")
+    add("--budget", metavar="FRAMES", help="a geometric schedule of this length, such as 2.625")
     add("--depth", type=int, default=5, help="a family's number of levels (%(default)s)")
     add("--json", action="store_true", help="print JSON")
     add("--svg", type=Path, metavar="FILE", help="draw the layout as well")
@@ -233,14 +235,27 @@ def packing_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def _budget(options: argparse.Namespace) -> Fraction:
+    if options.name is not None:
+        raise InvalidRequest("budget", "a budget makes a schedule: leave its name out")
+    try:
+        return Fraction(options.budget)
+    except (ValueError, ZeroDivisionError):
+        raise InvalidRequest("budget", "write frames' worth of k1, such as 2.625 or 21/8") from None
+
+
 def _answer(options: argparse.Namespace) -> str:
     if options.write_table is not None:
         write_between(options.write_table, TABLE_MARKS, packing_table())
         return ""
-    if options.name is None:
-        return packing_table()
     family = FamilyOptions(ratio=options.ratio, depth=options.depth)
-    report = PackingReport(named_schedule(options.name, family), *latent_grid(options.size))
+    if options.budget is not None:
+        schedule = for_budget(_budget(options), family)
+    elif options.name is not None:
+        schedule = named_schedule(options.name, family)
+    else:
+        return packing_table()
+    report = PackingReport(schedule, *latent_grid(options.size))
     if options.svg is not None:
         drawing = draw(report.schedule, report.height, report.width)
         options.svg.write_text(drawing, encoding="utf-8")

@@ -172,10 +172,14 @@ class PackingSchedule:
         return _anchor(self.later[::-1])
 
     @property
+    def packs(self) -> tuple[Pack, ...]:
+        """All packs, oldest first."""
+        return tuple(e for e in (*self.earlier, *self.later) if isinstance(e, Pack))
+
+    @property
     def levels(self) -> tuple[Level, ...]:
         """All context levels, oldest first."""
-        packs = [e for e in (*self.earlier, *self.later) if isinstance(e, Pack)]
-        return tuple(level for pack in packs for level in pack.levels)
+        return tuple(level for pack in self.packs for level in pack.levels)
 
     def context_tokens(self, height: int, width: int) -> int:
         """Tokens of the packed history on a latent grid of ``height`` x ``width``."""

@@ -64,6 +64,19 @@ def test_a_schedule_without_both_sides_is_refused(name: str) -> None:
         endpoints(3, parse_schedule(name))
 
 
+@pytest.mark.parametrize(
+    ("order", "name"),
+    [
+        ("forward", "f1k1_x_f2k2_x_td_f1k1_g9"),
+        ("inverted", "f1k1_x_f1k1_x_g9_f1k1_td"),
+        ("endpoints", "f1k1_x_td_f1k1_g9_f1k1_x_f2k1_x_f1k1"),
+    ],
+)
+def test_a_pack_that_stands_nowhere_is_refused(order: str, name: str) -> None:
+    with pytest.raises(InvalidRequest, match="leave it out"):
+        ORDERS[order].sections(3, parse_schedule(name))
+
+
 def test_the_other_orders_tell_prompts_by_position() -> None:
     pack = parse_schedule(ORDERS["inverted"].default_schedule)
     assert [s.prompt for s in inverted(4, pack, (0, 1, 3))] == [2, 1, 1, 0]

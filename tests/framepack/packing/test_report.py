@@ -1,11 +1,13 @@
 import argparse
 import json
 import xml.etree.ElementTree as ET
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from framepack.errors import InvalidRequest, MediaError, ScheduleSyntaxError
+from framepack.packing.accounting import context_worth
 from framepack.packing.drawing import draw
 from framepack.packing.report import (
     TABLE_MARKS,
@@ -65,6 +67,19 @@ def test_a_kept_tail_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert "1.9375 + 9 generated; bound of the geometric series 11, kept" in capsys.readouterr().out
     assert run("important_start") == 0
     assert "exceeded by 0.9375, anchors included" in capsys.readouterr().out
+
+
+def test_a_budget_is_met_by_doubling_and_dropping(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--budget", "2.625", "--depth", "4") == 0
+    out = capsys.readouterr().out
+    assert "2.625 + 9 generated" in out
+    assert run("--budget", "5/8", "--depth", "4", "--json") == 0
+    name = json.loads(capsys.readouterr().out)["schedule"]
+    assert context_worth(parse_schedule(name)) == Fraction(5, 8)
+    for wrong in (["--budget", "much"], ["--budget", "1/0"], ["geometric", "--budget", "2"]):
+        with pytest.raises(InvalidRequest) as caught:
+            run(*wrong)
+        assert caught.value.field == "budget"
 
 
 def test_a_family_takes_discretised_history(capsys: pytest.CaptureFixture[str]) -> None:
