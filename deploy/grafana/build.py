@@ -235,6 +235,8 @@ API = Dashboard(
         Panel("Event streams", "short", [("sum by (instance) (framepack_sse_clients)", "{{instance}}")]),
         Panel("Decoding a picture, p95", "s",
               [(quantile(0.95, "framepack_image_decode_seconds", "job"), "p95")]),
+        Panel("Webhooks by outcome of an attempt", "ops",
+              [(rate("framepack_webhook_attempts_total", "outcome"), "{{outcome}}")]),
         Panel("Sweeps", "ops", [(rate("framepack_sweeps_total", "outcome"), "{{outcome}}")]),
         RECORD_UP,
         Panel("Memory of gateways", "bytes",

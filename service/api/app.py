@@ -32,14 +32,18 @@ from service.api.routes import (
     page,
     video,
     viewing,
+    webhooks,
 )
 from service.api.schemas import complete_document
 from service.api.submission import MAX_FIELD_BYTES, MAX_FORM_BYTES, MAX_JSON_BYTES
 from service.api.sweeper import Sweeper
+from service.api.webhooks.sender import Sender, SenderPolicy
 from service.contract.access import Access
 from service.contract.bells import Bells
 from service.contract.connections import connect
+from service.contract.endpoints import Endpoints
 from service.contract.eventlog import EventHub
+from service.contract.outbox import Outbox
 from service.contract.record import Record
 from service.contract.settings import Settings
 from service.contract.storage import LinkSigning, open_storage
@@ -64,7 +68,18 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
     )
     app.state.services = parts
-    for module in (jobs, events, video, viewing, openai_videos, options, files, health, page):
+    for module in (
+        jobs,
+        events,
+        video,
+        viewing,
+        webhooks,
+        openai_videos,
+        options,
+        files,
+        health,
+        page,
+    ):
         app.include_router(module.router)
     app.mount("/page", page.page_files())
     errors.install(app)
@@ -99,8 +114,18 @@ def _services(settings: Settings) -> Services:
         durability=durability,
         readiness=Readiness({"redis": reach_redis, "storage": storage.check}),
         room=Room(redis),
+        endpoints=Endpoints(redis),
+        outbox=Outbox(redis),
         submissions=CapacityLimiter(SUBMISSIONS_AT_ONCE),
     )
+
+
+def _sender(parts: Services) -> Sender:
+    settings = parts.settings
+    policy = SenderPolicy(
+        settings.public_url, settings.webhook_networks, settings.webhook_retry_seconds
+    )
+    return Sender(parts.outbox, parts.endpoints, parts.metrics, policy)
 
 
 def _keys(settings: Settings, redis: Redis) -> Access | None:
@@ -120,6 +145,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         await stack.enter_async_context(parts.hub)
         sweeper = Sweeper(parts.record, parts.bells, parts.metrics)
         await stack.enter_async_context(sweeper.running())
+        await stack.enter_async_context(_sender(parts).running())
         yield {}
 
 

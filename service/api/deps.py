@@ -20,9 +20,11 @@ from service.api.quota import Room
 from service.api.readiness import Readiness
 from service.contract.access import Scope
 from service.contract.bells import Bells
+from service.contract.endpoints import Endpoints
 from service.contract.errors import JobNotFound
 from service.contract.eventlog import EventHub
 from service.contract.job import JobSpec
+from service.contract.outbox import Outbox
 from service.contract.record import Record
 from service.contract.settings import Settings
 from service.contract.storage.base import Storage
@@ -52,6 +54,8 @@ class Services:
     durability: Durability
     readiness: Readiness
     room: Room
+    endpoints: Endpoints
+    outbox: Outbox
     submissions: CapacityLimiter
 
 
@@ -88,6 +92,11 @@ def owned_job(job_id: str, asking: TheTenant, parts: TheServices) -> JobSpec:
     Raises:
         JobNotFound: There is no such job for this tenant.
     """
+    return owned_by(parts, asking, job_id)
+
+
+def owned_by(parts: Services, asking: str, job_id: str) -> JobSpec:
+    """A tenant's own job. Raises JobNotFound."""
     if not _JOB_ID.fullmatch(job_id):
         raise JobNotFound(job_id)
     spec = parts.record.spec(job_id)

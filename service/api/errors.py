@@ -25,6 +25,7 @@ from framepack.errors import InvalidRequest, ScheduleSyntaxError
 from service.api.durability import UnsafeRedis
 from service.api.images import DecodersBusy, ImageRefused
 from service.api.quota import quota_headers
+from service.contract.endpoints import MOST_ENDPOINTS, EndpointNotFound, TooManyEndpoints
 from service.contract.errors import (
     IdempotencyMismatch,
     JobConflict,
@@ -59,12 +60,15 @@ PROBLEMS: dict[str, ProblemKind] = {
     "invalid_token": ProblemKind(401, "The token is not valid or has ended"),
     "invalid_signature": ProblemKind(403, "The link is not valid or has expired"),
     "not_found": ProblemKind(404, "There is nothing here"),
+    "webhook_not_found": ProblemKind(404, "There is no such webhook"),
+    "delivery_not_found": ProblemKind(404, "There is no such delivery"),
     "job_not_found": ProblemKind(404, "There is no such job"),
     "no_preview": ProblemKind(404, "There is no preview now", retryable=True),
     "no_clip": ProblemKind(404, "The section has no clip (yet)", retryable=True),
     "method_not_allowed": ProblemKind(405, "This cannot be done to this resource"),
     "job_finished": ProblemKind(409, "The job has already ended"),
     "job_conflict": ProblemKind(409, "The job is in a state in which this cannot be done"),
+    "too_many_webhooks": ProblemKind(409, "The tenant has as many webhooks as it may"),
     "video_not_ready": ProblemKind(409, "The video is not finished", retryable=True),
     "no_video": ProblemKind(409, "The job ended without a video"),
     "body_too_large": ProblemKind(413, "The body is too large"),
@@ -156,7 +160,7 @@ def invalid_fields(error: ValidationError | RequestValidationError) -> ApiProble
 
 def _pointer(location: Sequence[int | str]) -> str:
     """A JSON pointer; a name that could not be one of ours is left out, as it is input."""
-    parts = [str(part) for part in location]
+    parts = [str(part) for part in location if part != "body"]
     if all(re.fullmatch(r"[A-Za-z0-9_]{1,64}", part) for part in parts):
         return "".join(["#", *(f"/{part}" for part in parts)])
     return "#"
@@ -250,6 +254,10 @@ _TRANSLATIONS: dict[type[Exception], Callable[[Any], ApiProblem]] = {
         "idempotency_mismatch", "Send the same request with this key, or another key."
     ),
     QuotaExceeded: _quota_problem,
+    EndpointNotFound: lambda _: ApiProblem("webhook_not_found", "No webhook of yours has this id."),
+    TooManyEndpoints: lambda _: ApiProblem(
+        "too_many_webhooks", f"There are {MOST_ENDPOINTS} already; remove one first."
+    ),
     StorageError: _from_storage,
     UnsafeRedis: _unsafe,
     redis.exceptions.RedisError: _from_redis,

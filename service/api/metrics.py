@@ -66,6 +66,20 @@ class GatewayMetrics:
             ["outcome"],
             registry=self.registry,
         )
+        self.webhooks = Counter(
+            "framepack_webhook_attempts_total",
+            "Attempts to deliver a webhook, by what became of it.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        for outcome in ("delivered", "retried", "failed"):
+            self.webhooks.labels(outcome)
+        self.webhook_seconds = Histogram(
+            "framepack_webhook_seconds",
+            "Time until a webhook's receiver answered or was given up.",
+            buckets=_HTTP_SECONDS,
+            registry=self.registry,
+        )
         self.lapsed = Counter(
             "framepack_leases_lapsed_total",
             "Leases this gateway's sweeper found expired.",

@@ -42,6 +42,7 @@ from framepack.generation.plan import (
 )
 from service.contract import events
 from service.contract.errors import Problem
+from service.contract.webhook import Webhook
 
 SCHEMA_VERSION = 1
 MAX_PROMPT_CHARACTERS = 2000
@@ -120,6 +121,22 @@ _LATER_PROMPTS_SCHEMA = {
 """Written out: a reference would have to be resolved in every document that shows a request."""
 
 
+def _webhook_from_text(value: Any) -> Any:
+    """A form's field is text; there it holds the same JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("must be a JSON object") from None
+
+
+_WEBHOOK_SCHEMA = {**Webhook.model_json_schema(), "default": None}
+
+_OF_THE_JOB = frozenset({"webhook"})
+"""Fields that say nothing about the video."""
+
+
 class JobRequest(BaseModel):
     """What a user may set; the picture, if there is one, travels beside it."""
 
@@ -147,6 +164,11 @@ class JobRequest(BaseModel):
     history_noise_mode: NoiseMode = "scaled"
     history_guidance: Annotated[float, Field(ge=1, le=MAX_HISTORY_GUIDANCE)] = 1.0
     attention: AttentionPattern = "full"
+    webhook: Annotated[
+        Webhook | None,
+        BeforeValidator(_webhook_from_text),
+        WithJsonSchema(_WEBHOOK_SCHEMA),
+    ] = None
 
     def to_generation(self) -> GenerationRequest:
         """The library's request.
@@ -157,7 +179,8 @@ class JobRequest(BaseModel):
         if self.seed is None:
             raise ValueError("the seed must be resolved before planning")
         later = tuple(PromptAt(each.seconds, each.prompt) for each in self.later_prompts)
-        return GenerationRequest(**{**self.model_dump(), "seed": self.seed, "later_prompts": later})
+        own = self.model_dump(exclude=set(_OF_THE_JOB))
+        return GenerationRequest(**{**own, "seed": self.seed, "later_prompts": later})
 
 
 class Artifact(BaseModel):

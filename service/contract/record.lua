@@ -208,6 +208,7 @@ function transitions.submit(a)
     'retention', a.retention, 'order', order, 'status', 'queued', 'created', now, 'sequence', 0,
     'render.next', 0, 'render.fence', 0, 'render.lease', 0, 'render.crashes', 0,
     'deliver.next', 0, 'deliver.fence', 0, 'deliver.lease', 0, 'deliver.crashes', 0)
+  if a.webhook then set(a.id, 'webhook', a.webhook) end
   redis.call('SADD', key('open'), a.id)
   if a.idempotency then
     local same = a.idempotency.digest .. ' ' .. a.id

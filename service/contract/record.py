@@ -65,6 +65,7 @@ Ring = list[tuple[Lane, str]]
 
 SCRIPT = (
     "record_base.lua",
+    "record_outbox.lua",
     "record_counts.lua",
     "record_sharing.lua",
     "record_limits.lua",
@@ -188,6 +189,7 @@ class Record:
             ahead=self.policy.render_ahead,
             retention=self.policy.retention_ms,
             limits=self.policy.for_submissions(),
+            **_webhook(spec),
             **({} if idempotency is None else {"idempotency": asdict(idempotency)}),
         )
         if answer.get("mismatch"):
@@ -448,6 +450,11 @@ class Record:
         if not fields:
             raise JobNotFound(job_id)
         return fields
+
+
+def _webhook(spec: JobSpec) -> dict[str, str]:
+    webhook = spec.request.webhook
+    return {} if webhook is None else {"webhook": webhook.model_dump_json()}
 
 
 def _job_key(job_id: str) -> str:

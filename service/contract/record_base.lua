@@ -34,6 +34,8 @@ local function num(id, field) return tonumber(get(id, field)) or 0 end
 local function set(id, ...) redis.call('HSET', job_key(id), ...) end
 local function exists(id) return redis.call('EXISTS', job_key(id)) == 1 end
 
+local outbox = {}  -- filled by record_outbox.lua
+
 local function emit(id, kind, data)
   local sequence = redis.call('HINCRBY', job_key(id), 'sequence', 1)
   data = data or '{}'
@@ -41,6 +43,7 @@ local function emit(id, kind, data)
   redis.call('XADD', key('job', id, 'events'), sequence .. '-0', 'type', kind, 'at', now, 'data', data)
   redis.call('XADD', key('events'), 'MAXLEN', '~', FIREHOSE, '*',
     'job', id, 'sequence', sequence, 'type', kind, 'at', now, 'data', data)
+  outbox.post(id, sequence, kind, data)
 end
 
 local function terminal(status)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.contract.limits import Limits
+from service.contract.outbox import RETRY_SECONDS
 from service.contract.record import DAY_MS, RecordPolicy
 from service.contract.storage import LinkSigning
 
@@ -39,6 +40,9 @@ class Settings(BaseSettings):
         max_submissions: Jobs a tenant may submit a minute.
         max_gpu_seconds: Estimated seconds of one GPU that a tenant's jobs may still need.
         max_open_jobs: Jobs of all tenants that have not ended, before the service is full.
+        webhook_networks: Private networks that webhooks may reach, as CIDR with commas, and without
+            TLS; empty: only public addresses, by https.
+        webhook_retry_seconds: Pauses before a webhook's second, third, ... try.
         render_ahead: Sections sampled before the first of them must be delivered.
         retention_days: How long an ended job is kept.
         hard_maximum_seconds: The longest a task may take.
@@ -72,6 +76,8 @@ class Settings(BaseSettings):
     max_submissions: Annotated[int, Field(ge=0)] = 60
     max_gpu_seconds: Annotated[int, Field(ge=0)] = 0
     max_open_jobs: Annotated[int, Field(ge=0)] = 10_000
+    webhook_networks: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = ()
+    webhook_retry_seconds: Annotated[tuple[float, ...], NoDecode] = RETRY_SECONDS
     render_ahead: Annotated[int, Field(ge=1)] = 4
     retention_days: Annotated[float, Field(gt=0)] = 7.0
     hard_maximum_seconds: Annotated[int, Field(ge=1)] = 1800
@@ -87,7 +93,14 @@ class Settings(BaseSettings):
         """What the gateway and the workers open a storage with."""
         return LinkSigning(self.public_url, self.signing_secret.get_secret_value().encode())
 
-    @field_validator("presets", "codebooks", "backoff_seconds", mode="before")
+    @field_validator(
+        "presets",
+        "codebooks",
+        "backoff_seconds",
+        "webhook_networks",
+        "webhook_retry_seconds",
+        mode="before",
+    )
     @classmethod
     def _with_commas(cls, value: Any) -> Any:
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
