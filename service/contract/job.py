@@ -131,7 +131,7 @@ def _webhook_from_text(value: Any) -> Any:
         raise ValueError("must be a JSON object") from None
 
 
-_WEBHOOK_SCHEMA = {**Webhook.model_json_schema(), "default": None}
+_WEBHOOK_SCHEMA = {"anyOf": [Webhook.model_json_schema(), {"type": "null"}], "default": None}
 
 _OF_THE_JOB = frozenset({"webhook"})
 """Fields that say nothing about the video."""

@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 WebhookEvent = Literal[
     "job.queued",
@@ -38,6 +38,18 @@ def _checked(url: str) -> str:
     return url
 
 
+_URL_SCHEMA = {
+    "title": "Url",
+    "type": "string",
+    "format": "uri",
+    "maxLength": 2000,
+    "pattern": r"^https://([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.){1,3}[a-z]{2,63}"
+    r"(:[1-9][0-9]{0,3})?(/[!-\"$-~]{0,1500})?$",
+    "description": "https, and leads to public addresses; without user, password and fragment.",
+}
+"""What is always taken. Addresses in place of names are, too; plain http is where settings say."""
+
+
 class Webhook(BaseModel):
     """Where to tell of which events.
 
@@ -49,5 +61,5 @@ class Webhook(BaseModel):
     # Not strict: what a form or a store holds is a dictionary. Text is still only made of text.
     model_config = ConfigDict(extra="forbid", strict=False, frozen=True)
 
-    url: Annotated[str, AfterValidator(_checked)]
+    url: Annotated[str, AfterValidator(_checked), WithJsonSchema(_URL_SCHEMA)]
     events: Annotated[tuple[WebhookEvent, ...], Field(min_length=1, max_length=6)] = ENDS
