@@ -1,21 +1,25 @@
-"""The child process that decodes one uploaded picture and dies.
+"""The processes that decode uploaded pictures: one that waits, and a fork of it for each picture.
 
 A picture is the only thing users send whose parsing is complicated, so it is parsed where a bomb or
 a memory error costs nothing: a process without the gateway's environment, with limits on memory,
-processor time and files, which reads one picture from its standard input until the end, answers on
-its standard output with one line of JSON, followed by the pixels as PNG when they are acceptable,
-and exits. Run by path, so that it imports nothing of this project.
+time and files, which reads one picture from its socket until the end, answers with one line of
+JSON, followed by the pixels as PNG when they are acceptable, and exits. The process that waits has
+imported what decoding needs and touches no picture, so a fork finds nothing of another's. Run by
+path, so that it imports nothing of this project.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import resource
+import signal
+import socket
 import sys
 import warnings
 import zlib
-from typing import BinaryIO
+from typing import IO, NoReturn
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -24,6 +28,7 @@ MAX_SIDE = 4096
 MIN_SIDE = 64
 MEMORY_BYTES = 1 << 30
 PROCESSOR_SECONDS = 10
+GRACE_SECONDS = 1.0
 
 
 class Refused(Exception):  # noqa: N818 - reads as what it is at the raise site
@@ -85,11 +90,12 @@ def to_png(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def answer(body: bytes, out: BinaryIO) -> None:
+def answer(body: bytes, out: IO[bytes]) -> None:
     """Write the answer to one picture: a line of JSON, then the PNG if there is one."""
     try:
         image = decode(body)
-        header, png = {"width": image.width, "height": image.height}, to_png(image)
+        png = to_png(image)
+        header = {"width": image.width, "height": image.height, "png_bytes": len(png)}
     except Refused as refused:
         out.write(json.dumps({"refused": str(refused)}).encode() + b"\n")
         return
@@ -97,19 +103,48 @@ def answer(body: bytes, out: BinaryIO) -> None:
     out.write(png)
 
 
-def limit_this_process() -> None:
-    """Bound memory, processor time and what can be written, for good."""
+def limit_this_process(seconds: float = PROCESSOR_SECONDS) -> None:
+    """Bound memory, time and what can be written, for good."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Nobody waits for longer; the alarm's default is to end the process.
+    signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
+
+
+def serve(control: socket.socket, seconds: float) -> None:
+    """Fork for every socket that arrives, until the other side closes."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks are reaped by the kernel
+    while True:
+        byte, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        if not byte:
+            return
+        if os.fork() == 0:
+            control.close()
+            _decode_one(descriptors[0], seconds)
+        os.close(descriptors[0])
+
+
+def _decode_one(descriptor: int, seconds: float) -> NoReturn:
+    """What a fork does: the one picture on its socket."""
+    status = 1
+    try:
+        limit_this_process(seconds)
+        with socket.socket(fileno=descriptor) as line:
+            body = line.makefile("rb").read()
+            with line.makefile("wb") as out:
+                answer(body, out)
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def main() -> None:
-    """Serve the one picture on standard input."""
+    """Serve the socket whose number is the first argument; the second is a picture's seconds."""
     Image.init()  # import the format plug-ins now, while there is time
-    limit_this_process()
-    answer(sys.stdin.buffer.read(), sys.stdout.buffer)
+    with socket.socket(fileno=int(sys.argv[1])) as control:
+        serve(control, float(sys.argv[2]))
 
 
 if __name__ == "__main__":

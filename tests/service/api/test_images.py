@@ -16,7 +16,7 @@ from PIL import Image
 
 from service.api import image_decoder
 from service.api.images import DecodedImage, ImageDecoders, ImageRefused
-from tests.support.processes import wait_for
+from tests.support.processes import alive, children_of, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -142,29 +142,49 @@ def test_transparency_and_palettes_become_rgb() -> None:
 
 
 def test_a_picture_that_takes_too_long_is_given_up() -> None:
-    decoders = ImageDecoders(limit=1, seconds=0.0)
-    assert "too long" in refusal(decoders, encoded(halves(), "PNG"))
+    with ImageDecoders(limit=1, seconds=0.0) as decoders:
+        assert "too long" in refusal(decoders, encoded(halves(), "PNG"))
 
 
-def test_a_child_that_died_while_waiting_is_replaced() -> None:
+def server_of(decoders: ImageDecoders) -> int:
+    """The process that forks."""
+    assert decoders._server is not None
+    return decoders._server.process.pid
+
+
+def test_a_server_that_died_while_waiting_is_replaced() -> None:
     with ImageDecoders(limit=1) as decoders:
-        (spare,) = decoders._spares
-        os.kill(spare.pid, signal.SIGKILL)
-        spare.wait()
+        first = server_of(decoders)
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: not alive(first))
         assert decoders.decode(encoded(halves(), "PNG")).size == (64, 96)
+        assert server_of(decoders) != first
 
 
 def test_a_child_that_dies_at_work_costs_only_its_picture() -> None:
+    slow = encoded(Image.frombytes("RGB", (1600, 1600), os.urandom(1600 * 1600 * 3)), "PNG")
     with ImageDecoders(limit=1) as decoders, ThreadPoolExecutor(1) as pool:
-        (spare,) = decoders._spares
-        # Held still, so that it is surely at this picture when it dies.
-        os.kill(spare.pid, signal.SIGSTOP)
-        answer = pool.submit(decoders.decode, encoded(halves(), "PNG"))
-        wait_for(lambda: spare.stdin is None or spare.stdin.closed)
-        os.kill(spare.pid, signal.SIGKILL)
+        decoders.decode(encoded(halves(), "PNG"))
+        server = server_of(decoders)
+        wait_for(lambda: not children_of(server))
+        answer = pool.submit(decoders.decode, slow)
+        wait_for(lambda: children_of(server))
+        (child,) = children_of(server)
+        os.kill(child, signal.SIGKILL)
         with pytest.raises(ImageRefused, match="within the limits"):
             answer.result()
         assert decoders.decode(encoded(halves(), "PNG")).size == (64, 96)
+        assert server_of(decoders) == server
+
+
+def test_nothing_of_it_outlives_the_gateway() -> None:
+    program = (
+        "import os, signal; from service.api.images import ImageDecoders\n"
+        "decoders = ImageDecoders().__enter__()\n"
+        "print(decoders._server.process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    wait_for(lambda: not alive(int(said.stdout)))
 
 
 def test_more_pictures_than_decoders_all_get_through(decoders: ImageDecoders) -> None:
