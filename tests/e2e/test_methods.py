@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from framepack.generation.orders import ORDERS
 from framepack.generation.plan import plan_generation
 from framepack.media.images import open_image
 from framepack.presets import load_preset
-from service.contract.job import JobRequest
+from service.contract.job import JobRequest, Lane
 from tests.e2e.conftest import Service
-from tests.support.fleet import PICTURE_SIZE, picture
+from tests.support.fleet import PICTURE_SIZE, frozen, picture
 
 pytestmark = pytest.mark.slow
 
@@ -75,3 +76,19 @@ def test_the_service_makes_what_the_library_makes(service: Service, tmp_path: Pa
             assert (tmp_path / "video.mp4").read_bytes() == service.fleet.video(job_id), request
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_killed_text_to_video_job_has_the_same_bytes(service: Service) -> None:
+    """In the order whose second section is the video's first, with nothing before it."""
+    fleet = service.fleet
+    request: dict[str, Any] = {"pictured": False, "seconds": 3.6, "steps": 2, "order": "endpoints"}
+    undisturbed = fleet.submit(**request)
+    assert fleet.wait_for_end(undisturbed).status == "completed"
+    with frozen(service.render):
+        victim = fleet.start_lane(Lane.RENDER, crash_point="sample:1:step:2")
+        victim.wait_until_ready()
+        job_id = fleet.submit(**request)
+        assert victim.wait() == -signal.SIGKILL
+    assert fleet.wait_for_end(job_id).status == "completed"
+    assert "retrying" in fleet.names(job_id)
+    assert fleet.video(job_id) == fleet.video(undisturbed)

@@ -24,8 +24,8 @@ from framepack.generation.stitch import SectionDecoder
 from framepack.models.vae import HunyuanVideoCodec
 from framepack.packing.schedule import Kernel, parse_schedule
 from framepack.presets import Models, load_preset
-from tests.reference import text_to_video as literal
-from tests.reference.text_to_video import Pass
+from tests.reference import section_buffers as literal
+from tests.reference.section_buffers import Pass
 
 ABLE = [name for name, order in ORDERS.items() if not order.needs_picture]
 KERNELS = {"one": Kernel(1, 2, 2), "two": Kernel(2, 4, 4), "four": Kernel(4, 8, 8)}
@@ -48,14 +48,23 @@ def seen(section: Section, kernel: Kernel, existing: set[int]) -> list[tuple[int
     return sorted(pairs, key=lambda pair: pair[1])
 
 
+def assert_sees(section: Section, expected: Pass, existing: set[int]) -> None:
+    assert list(section.frames) == expected.made
+    assert list(section.positions) == expected.target
+    ones = sorted(expected.start + expected.one, key=lambda pair: pair[1])
+    assert seen(section, KERNELS["one"], existing) == ones
+    assert seen(section, KERNELS["two"], existing) == expected.two
+    assert seen(section, KERNELS["four"], existing) == expected.four
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 @pytest.mark.parametrize(
     ("order", "reference"),
     [
-        ("vanilla", lambda n: literal.forward(n, anchored=False)),
-        ("forward", lambda n: literal.forward(n, anchored=True)),
-        ("endpoints", literal.endpoints),
-        ("planned", literal.endpoints),
+        ("vanilla", lambda n: literal.text_forward(n, anchored=False)),
+        ("forward", lambda n: literal.text_forward(n, anchored=True)),
+        ("endpoints", lambda n: literal.planned(n, [n - 1], pictured=False)),
+        ("planned", lambda n: literal.planned(n, [n - 1], pictured=False)),
     ],
 )
 def test_sections_see_what_the_literal_buffers_hold(
@@ -64,12 +73,26 @@ def test_sections_see_what_the_literal_buffers_hold(
     made = ORDERS[order].sections(n, parse_schedule(ORDERS[order].default_schedule))
     existing: set[int] = set()
     for section, expected in zip(without_picture(made), reference(n), strict=True):
-        assert list(section.frames) == expected.made
-        assert list(section.positions) == expected.target
-        ones = sorted(expected.start + expected.one, key=lambda pair: pair[1])
-        assert seen(section, KERNELS["one"], existing) == ones
-        assert seen(section, KERNELS["two"], existing) == expected.two
-        assert seen(section, KERNELS["four"], existing) == expected.four
+        assert_sees(section, expected, existing)
+        existing |= set(section.frames)
+
+
+@pytest.mark.parametrize("pictured", [True, False])
+@pytest.mark.parametrize(
+    ("n", "starts"), [(1, (0,)), (4, (0,)), (9, (0, 3, 6)), (7, (0, 1, 6)), (6, (0, 5))]
+)
+def test_planned_sections_see_what_the_literal_table_holds(
+    n: int, starts: tuple[int, ...], pictured: bool
+) -> None:
+    """Several prompts: the last section of each is an endpoint."""
+    made = ORDERS["planned"].sections(n, parse_schedule(ORDERS["planned"].default_schedule), starts)
+    ends = [start - 1 for start in starts[1:]] + [n - 1]
+    existing = {0} if pictured else set()
+    sections = made if pictured else without_picture(made)
+    for section, expected in zip(
+        sections, literal.planned(n, ends, pictured=pictured), strict=True
+    ):
+        assert_sees(section, expected, existing)
         existing |= set(section.frames)
 
 

@@ -1,7 +1,8 @@
-"""Text-to-video, literally: buffers that begin empty, as diffusers' Helios pipeline keeps them.
+"""Orders nobody released, and text-to-video, literally: what is in the buffers at each section.
 
-Slow and obvious on purpose; `framepack.generation.orders.without_picture` is held against it.
-Frames are named by their number in the video, from 1; ABSENT ones are zeros.
+Slow and obvious on purpose; `framepack.generation.orders` is held against it. Frames are named by
+their number in the video; ABSENT ones are zeros. Without a picture there is no frame 0, and the
+video's first frame takes its place once it is made, as in diffusers' Helios pipeline.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ class Pass:
     four: list[tuple[int | None, int]]
 
 
-def forward(n: int, *, anchored: bool, w: int = 9) -> list[Pass]:
-    """Section after section; with ``anchored`` the video's first frame is remembered."""
+def text_forward(n: int, *, anchored: bool, w: int = 9) -> list[Pass]:
+    """From no picture, section after section; ``anchored`` remembers the video's first frame."""
     buffer: list[int | None] = [ABSENT] * 19
     first: int | None = ABSENT
     passes = []
@@ -47,15 +48,15 @@ def forward(n: int, *, anchored: bool, w: int = 9) -> list[Pass]:
     return passes
 
 
-def endpoints(n: int, w: int = 9) -> list[Pass]:
-    """The last section, the first, then the gap: a table of all frames, filled as they are made."""
-    made_so_far: set[int] = set()
+def planned(n: int, ends: list[int], *, pictured: bool, w: int = 9) -> list[Pass]:
+    """Endpoints from the last, the first section, then the gaps: a table, filled as it is made."""
+    made_so_far: set[int] = {0} if pictured else set()
 
     def shown(frame: int) -> int | None:
         return frame if frame in made_so_far else ABSENT
 
     passes = []
-    for section in dict.fromkeys([n - 1, 0, *range(n)]):
+    for section in dict.fromkeys([*reversed(ends), 0, *range(n)]):
         made = [1 + w * section + i for i in range(w)]
         begin = made[0]
         later = min((f for f in made_so_far if f > begin), default=1 + w * n)
@@ -63,7 +64,7 @@ def endpoints(n: int, w: int = 9) -> list[Pass]:
             Pass(
                 made=made,
                 target=made,
-                start=[(shown(1), 0)],
+                start=[(0 if pictured else shown(1), 0)],
                 one=[(shown(begin - 1), begin - 1), (shown(later), later)],
                 two=[(shown(begin - 3), begin - 3), (shown(begin - 2), begin - 2)],
                 four=[(shown(begin - 19 + i), begin - 19 + i) for i in range(16)],
