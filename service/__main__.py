@@ -53,6 +53,7 @@ def _up(options: argparse.Namespace) -> int:
         ) as stack:
             if stack.api_key:
                 _say(f"export FRAMEPACK_API_KEY={stack.api_key}")
+                _say(f"The page, with this key: {stack.url}/#key={stack.api_key}")
             _say(f"The service runs at {stack.url} (data in {options.data}). Ctrl-C stops it.")
             stack.watch(threading.Event())
     except CannotRun as error:

@@ -192,6 +192,27 @@ def test_a_link_that_has_expired_is_renewed(
     expected(complaints, "403")
 
 
+def test_a_link_may_bring_the_key(
+    open_gateway: OpenGateway,
+    open_page: OpenPage,
+    redis_url: str,
+    tmp_path: Path,
+    photo: Path,
+) -> None:
+    """As `up` prints it: who follows the link is asked for nothing."""
+    key = make_key(redis_url, "ann")
+    with open_gateway(redis_url, tmp_path, auth="keys") as gateway:
+        page = open_page(f"{gateway.url}/#key={key}")
+        expect(page.locator("#open-access")).to_be_visible()
+        assert page.evaluate("location.href") == f"{gateway.url}/"
+        choose(page, photo)
+        page.fill("#prompt", "A girl dances")
+        page.click("#submit")
+        expect(page.locator("#stage-title")).to_have_text("Waiting for a worker")
+        assert page.evaluate("[sessionStorage.length, localStorage.length]") == [1, 0]
+        page.goto("about:blank")
+
+
 def test_a_key_is_asked_for_checked_and_kept_in_the_tab(
     open_gateway: OpenGateway,
     open_page: OpenPage,

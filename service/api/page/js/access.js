@@ -3,6 +3,14 @@
 import { access, listeners } from "./api.js";
 import { byId, tell } from "./dom.js";
 
+/** A link may bring a key behind its #, which no browser sends to anybody; it does not stay in the address. */
+function useGivenKey() {
+  const given = /^#key=(\w+)$/.exec(location.hash);
+  if (!given) return;
+  access.use(given[1], false);
+  history.replaceState(null, "", location.pathname);
+}
+
 /** `onKey()` after a key was entered or forgotten. */
 export function installAccess(onKey) {
   const dialog = byId("access");
@@ -14,6 +22,7 @@ export function installAccess(onKey) {
     if (!dialog.open) dialog.showModal();
     byId("key").focus();
   };
+  useGivenKey();
   byId("open-access").hidden = !access.key;
   byId("open-access").addEventListener("click", () => open());
   byId("close-access").addEventListener("click", () => dialog.close());
