@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import boto3
 import httpx
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 from redis import Redis
 
 from service.contract.errors import Problem
+from service.contract.events import Picture
 from service.contract.job import Lane
 from service.contract.record import Record
 from tests.service.conftest import RunningGateway
 from tests.support.browsing import OpenPage, cells, start_video, until, until_playing
 from tests.support.films import FilmWorker
+from tests.support.keys import make_key
 from tests.support.swift import ACCESS_KEY, REGION, SECRET_KEY, Swift
 
 
@@ -66,6 +71,58 @@ def test_sections_come_from_the_end_and_play_before_the_video_is_finished(
     expect(page.locator("#stage-title")).to_have_text("Your video appears here")
     page.click("#longer")
     expect(page.locator("#cost")).to_contain_text("5 sections × 16 steps: a few seconds, judging")
+
+
+def test_a_section_is_seen_while_it_is_sampled(
+    page: Page, film_worker: FilmWorker, photo: Path
+) -> None:
+    start_video(page, photo)
+    film_worker.encode()
+    sampling = film_worker.claim(Lane.RENDER)
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(out, "JPEG")
+    picture = Picture(out.getvalue(), 64, 64, "image/jpeg")
+    film_worker.record.report_preview(sampling, 3, 16, picture)
+    last = cells(page).nth(3)
+    expect(last.locator("img.preview")).to_have_count(1)
+    large = page.get_by_alt_text("What the section being made looks like so far")
+    expect(large).to_be_visible()
+    until(page, "document.querySelector('#screen img').naturalWidth === 64")
+    film_worker.commit(sampling)
+    film_worker.run(Lane.DELIVER)
+    # The clip takes the place of its preview, and the screen plays.
+    expect(last.locator("canvas")).to_have_count(1)
+    expect(last.locator("img.preview")).to_have_count(0)
+    until_playing(page)
+
+
+def test_a_link_for_film_players_needs_no_key(
+    redis_url: str, tmp_path: Path, open_gateway: Any, open_page: OpenPage, photo: Path
+) -> None:
+    with open_gateway(redis_url, tmp_path / "storage", auth="keys") as gateway:
+        page = open_page(gateway.url)
+        page.evaluate(f"sessionStorage.setItem('framepack.key', '{make_key(redis_url, 'ann')}')")
+        page.reload()
+        start_video(page, photo)
+        page.click("text=Settings of this video")
+        page.click("text=Get a link")
+        link = page.get_by_text("Playlist, good for six hours").get_attribute("href")
+        assert link is not None
+        assert httpx.get(link).text.startswith("#EXTM3U")
+        # A browser's own EventSource cannot send a key; the same kind of token lets it in.
+        events = link.replace("playlist.m3u8", "events")
+        seen = page.evaluate(
+            """url => new Promise(resolve => {
+                const source = new EventSource(url);
+                source.addEventListener("snapshot", event => {
+                    source.close();
+                    resolve(JSON.parse(event.data).data.status);
+                });
+            })""",
+            events,
+        )
+        assert seen == "queued"
+        page.close()  # or it complains that its gateway goes away
 
 
 def test_clips_follow_each_other_without_a_hand(
@@ -138,6 +195,8 @@ def test_a_pause_and_a_lost_attempt_are_told(
 ) -> None:
     job_id = start_video(page, photo)
     film_worker.encode()
+    # A retry is told to whoever listens, so first the page must.
+    expect(page.locator("#stage-title")).to_have_text("Making your video")
     lost = Problem(code="lost", title="Lost", detail="It was lost.", retryable=True)
     film_worker.record.fail(film_worker.claim(Lane.RENDER), lost)
     expect(page.locator("#say")).to_contain_text("goes on from the last finished section")

@@ -31,6 +31,7 @@ export class Player {
     }
     this.still.removeAttribute("src");
     this.still.hidden = true;
+    this.still.classList.remove("preview");
     this.veil.hidden = true;
     Object.assign(this, { clips: [], playing: null, film: null, front: null, retried: false });
     this.screen.classList.remove("crisp");
@@ -57,6 +58,15 @@ export class Player {
     if (!url) return;
     if (this.still.src !== url) this.still.src = url;
     this.still.alt = about;
+  }
+
+  /** Show what is being made, as long as nothing plays. */
+  showPreview(url) {
+    if (this.front) return;
+    this.still.hidden = false;
+    this.still.src = url;
+    this.still.alt = "What the section being made looks like so far";
+    this.still.classList.add("preview");
   }
 
   /** A word over the still picture, while there is nothing to play. */

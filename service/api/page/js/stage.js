@@ -1,6 +1,6 @@
 // The video that is looked at: what is happening to it, its timeline, its screen, and what can be done.
 
-import { act, Problem, request, Unreachable, videoLink } from "./api.js";
+import { act, jobPath, json, Problem, request, Unreachable, videoLink } from "./api.js";
 import { byId, make, tell } from "./dom.js";
 import { Player } from "./player.js";
 import { Timeline, stateOf } from "./timeline.js";
@@ -17,6 +17,7 @@ const TITLES = {
   cancelled: "Cancelled",
 };
 const WELCOME = "It is made in sections of about a second, usually from the ending back to your picture. Each can be played as soon as it is made.";
+const LINK_SECONDS = 6 * 3600;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Stage {
@@ -65,6 +66,7 @@ export class Stage {
     this.watch = new Watch(id, {
       onJob: (found) => this.show(found),
       onNews: (type) => this.hear(type),
+      onPreview: (picture) => this.preview(picture),
       onState: (state) => this.told.onState(state),
       onProblem: (error) => this.fail(error),
     });
@@ -80,7 +82,8 @@ export class Stage {
     this.job = null;
     this.retrying = false;
     if (this.stillUrl) URL.revokeObjectURL(this.stillUrl);
-    this.stillUrl = "";
+    if (this.previewUrl) URL.revokeObjectURL(this.previewUrl);
+    this.stillUrl = this.previewUrl = "";
     this.player.reset();
     for (const id of ["timeline-box", "failure", "facts"]) byId(id).hidden = true;
     for (const button of Object.values(this.buttons)) button.hidden = true;
@@ -248,13 +251,39 @@ export class Stage {
     ].filter(([, value]) => value !== null && value !== undefined);
     byId("facts-list").replaceChildren(...rows.flatMap(([name, value]) => [
       make("dt", { textContent: name }), make("dd", { textContent: `${value}` }),
-    ]));
+    ]), make("dt", { textContent: "Film player" }), make("dd", {}, this.liveLink(job)));
     byId("facts").hidden = false;
   }
 
   /** A retry is no state of the job, so it is remembered until something else happens. */
   hear(type) {
-    if (type !== "step") this.retrying = type === "retrying";
+    if (type !== "step" && type !== "preview") this.retrying = type === "retrying";
+  }
+
+  /** What a section looks like so far: in its place in time, and large while nothing plays. */
+  preview({ section, image, content_type: type }) {
+    const bytes = Uint8Array.from(atob(image), (letter) => letter.charCodeAt(0));
+    const url = URL.createObjectURL(new Blob([bytes], { type }));
+    if (this.previewUrl) URL.revokeObjectURL(this.previewUrl);
+    this.previewUrl = url;
+    this.timeline.preview(section, url);
+    this.player.showPreview(url);
+  }
+
+  /** A link that needs no key, for a film player that knows HLS: it plays what is made so far. */
+  liveLink(job) {
+    const button = make("button", {
+      type: "button", className: "quiet", textContent: "Get a link",
+      onclick: async () => {
+        try {
+          const { playlist } = await json(`${jobPath(job.id, "token")}?seconds=${LINK_SECONDS}`);
+          button.replaceWith(make("a", { href: playlist, textContent: "Playlist, good for six hours" }));
+        } catch (error) {
+          tell(byId("say"), `There is no link now: ${error.message}`);
+        }
+      },
+    });
+    return button;
   }
 
   fail(error) {

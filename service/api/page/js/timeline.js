@@ -92,6 +92,15 @@ export class Timeline {
     if (state === "sampling") this.reveal(cell.button);
   }
 
+  /** Show in its cell what a section looks like so far, until its clip is there. */
+  preview(section, url) {
+    const cell = this.cells.get(section);
+    if (!cell || cell.state === "ready") return;
+    cell.picture ??= make("img", { className: "preview", alt: "" });
+    cell.picture.src = url;
+    if (!cell.picture.isConnected) cell.button.prepend(cell.picture);
+  }
+
   /** Keep what is being made in sight within the track, without moving the page. */
   reveal(button) {
     const box = byId("track-scroll");
@@ -159,7 +168,10 @@ class Posters {
       const { clip, button } = this.queue.shift();
       const canvas = await this.draw(clip.url);
       if (!canvas) this.done.delete(clip.section);
-      else if (button.isConnected) button.prepend(canvas);
+      else if (button.isConnected) {
+        button.prepend(canvas);
+        button.querySelector(".preview")?.remove();
+      }
     }
     this.busy = false;
   }

@@ -8,11 +8,14 @@ import { TERMINAL } from "./words.js";
 const MILLISECONDS_BETWEEN_LOOKS = 5000;
 
 export class Watch {
-  /** `onJob(job)` on every change, `onNews(type)` on every event, `onState`, `onProblem`. */
-  constructor(id, { onJob, onNews, onState, onProblem }) {
+  /**
+   * `onJob(job)` on every change, `onNews(type)` on every event, `onPreview(picture)`, `onState`,
+   * `onProblem`.
+   */
+  constructor(id, { onJob, onNews, onPreview, onState, onProblem }) {
     this.id = id;
     this.job = null;
-    this.told = { onJob, onNews, onState, onProblem };
+    this.told = { onJob, onNews, onPreview, onState, onProblem };
     this.ending = new AbortController();
     this.reading = null;
     this.again = false;
@@ -62,7 +65,8 @@ export class Watch {
     this.told.onNews(type);
     if (type === "snapshot") this.take(event.data);
     else if (type === "step") this.step(event.data);
-    else if (type !== "preview") this.refresh();
+    else if (type === "preview") this.told.onPreview(event.data);
+    else this.refresh();
   }
 
   step({ section, step, total_steps }) {
