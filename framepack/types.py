@@ -1,7 +1,8 @@
 """Shapes that cross module borders, by name (jaxtyping; checked at run time in the tests).
 
 Axes: ``b`` batch, ``c`` latent channels, ``t`` latent frames, ``h`` ``w`` latent height and width,
-``n`` tokens, ``d`` model width, ``p`` rotary pairs (half a head), ``l`` text tokens.
+``n`` tokens, ``m`` tokens of the text stream, ``d`` model width, ``s`` those that rotate,
+``p`` rotary pairs (half a head), ``l`` text tokens.
 """
 
 from jaxtyping import Bool, Complex, Float, Int
@@ -9,6 +10,11 @@ from torch import Tensor
 
 Latents = Float[Tensor, "b c t h w"]
 Tokens = Float[Tensor, "b n d"]
-Phases = Complex[Tensor, "b n p"]
+TextTokens = Float[Tensor, "b m d"]
+ReadTokens = Float[Tensor, "b _ d"]
+"""A part of a sequence that is read of it."""
+Phases = Complex[Tensor, "b s p"]
 Positions = Int[Tensor, "b t"]
 TextMask = Bool[Tensor, "b l"]
+JointMask = Bool[Tensor, "b *k"]
+"""Keys of the joint sequence that exist, (b, k), or that a query may see, (b, q, k)."""

@@ -8,9 +8,13 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from service.contract.connections import connect
-from tests.support.swift import Swift
-from tests.support.valkey import Valkey
+from tests.support.shapes import check_shapes_of
+
+check_shapes_of("framepack")  # before anything imports it
+
+from service.contract.connections import connect  # noqa: E402
+from tests.support.swift import Swift  # noqa: E402
+from tests.support.valkey import Valkey  # noqa: E402
 
 # Before anything imports torch, here or in a child process: threads that spin while they wait cost
 # a factor of three to six when processes share two cores, which the tests of the service do.

@@ -75,7 +75,7 @@ def encode(
 
 def _picture(
     encoders: Encoders, plan: Plan, image: UInt8[np.ndarray, "h w 3"] | None
-) -> tuple[Float[Tensor, "1 n k"], Float[Tensor, "1 c 1 h w"]]:
+) -> tuple[Float[Tensor, "1 n k"], Float[Tensor, "1 c 1 _ _"]]:
     """Image states and start latent."""
     if image is None:
         return encoders.image.absent(), torch.zeros(

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from jaxtyping import Float
+from torch import Tensor
+
 from framepack.models.base import Blocks, StepCache
 from framepack.types import Tokens
 
@@ -60,7 +63,7 @@ class TeaCache:
         self._signal: Tokens | None = None
         self._residual: Tokens | None = None
 
-    def __call__(self, target: Tokens, signal: Tokens, blocks: Blocks) -> Tokens:
+    def __call__(self, target: Tokens, signal: Float[Tensor, "b s d"], blocks: Blocks) -> Tokens:
         """See `StepCache`."""
         run = self._must_run(signal)
         self._signal = signal

@@ -7,14 +7,17 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from framepack.types import JointMask
+
 Heads = Float[Tensor, "b n heads dim"]
+Keys = Float[Tensor, "b k heads dim"]
 
 _SHORT = 1024
 """Tokens up to which scores are written out when training on a CPU."""
 
 
 def attend(
-    query: Heads, key: Heads, value: Heads, mask: Bool[Tensor, "b *q n"] | None = None
+    query: Heads, key: Keys, value: Keys, mask: JointMask | None = None
 ) -> Float[Tensor, "b n d"]:
     """Softmax attention, heads joined.
 

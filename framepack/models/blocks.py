@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from framepack.models.attention import Heads, attend
 from framepack.models.embedding import FeedForward
 from framepack.packing.rope import rotate
-from framepack.types import Phases, TextMask, Tokens
+from framepack.types import JointMask, Phases, ReadTokens, TextTokens, Tokens
 
 EPS = 1e-6
 Condition = Float[Tensor, "b d"]
@@ -45,7 +45,7 @@ class HeadNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
 
-    def forward(self, x: Heads) -> Heads:
+    def forward(self, x: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*axes dim"]:
         return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), EPS)
 
 
@@ -63,8 +63,8 @@ class JointAttention(nn.Module):
         self.to_add_out = nn.Linear(width, width)
 
     def forward(
-        self, image: Tokens, text: Tokens, phases: Phases, mask: TextMask | None
-    ) -> tuple[Tokens, Tokens]:
+        self, image: Tokens, text: TextTokens, phases: Phases, mask: JointMask | None
+    ) -> tuple[Tokens, TextTokens]:
         q, k, v = self._heads(image, ("to_q", "to_k", "to_v"), ("norm_q", "norm_k"))
         text_q, text_k, text_v = self._heads(
             text, ("add_q_proj", "add_k_proj", "add_v_proj"), ("norm_added_q", "norm_added_k")
@@ -87,7 +87,7 @@ class JointAttention(nn.Module):
         return self.get_submodule(norms[0])(q), self.get_submodule(norms[1])(k), v
 
 
-def joint_mask(text_mask: TextMask | None, image_tokens: int) -> TextMask | None:
+def joint_mask(text_mask: JointMask | None, image_tokens: int) -> Bool[Tensor, "b ..."] | None:
     """Which keys of the joint sequence exist, given which text tokens do.
 
     A mask of queries and keys is the whole sequence's already.
@@ -111,11 +111,11 @@ class DoubleBlock(nn.Module):
     def forward(
         self,
         image: Tokens,
-        text: Tokens,
+        text: TextTokens,
         condition: Condition,
         phases: Phases,
-        mask: TextMask | None,
-    ) -> tuple[Tokens, Tokens]:
+        mask: JointMask | None,
+    ) -> tuple[Tokens, TextTokens]:
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.norm1(condition)
         t_shift, t_scale, t_gate, t_mlp_shift, t_mlp_scale, t_mlp_gate = self.norm1_context(
             condition
@@ -144,7 +144,7 @@ class SingleAttention(nn.Module):
         self.norm_q = HeadNorm(width // heads)
         self.norm_k = HeadNorm(width // heads)
 
-    def forward(self, x: Tokens, phases: Phases, mask: TextMask | None, read: slice) -> Tokens:
+    def forward(self, x: Tokens, phases: Phases, mask: JointMask | None, read: slice) -> ReadTokens:
         q, k, v = (
             project(x).unflatten(-1, (self.heads, -1))
             for project in (self.to_q, self.to_k, self.to_v)
@@ -178,9 +178,9 @@ class SingleBlock(nn.Module):
         joint: Tokens,
         condition: Condition,
         phases: Phases,
-        mask: TextMask | None,
+        mask: JointMask | None,
         read: slice,
-    ) -> Tokens:
+    ) -> ReadTokens:
         """The tokens that will be read of the joint sequence after the block."""
         shift, scale, gate = self.norm(condition)
         x = modulate(joint, shift, scale)

@@ -32,12 +32,12 @@ from framepack.models.conditions import ConditionMemo, KeptModulation
 from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.models.parallel import SequenceParallel
 from framepack.packing.rope import rotate
-from framepack.types import Phases, TextMask, TextTokens, Tokens
+from framepack.types import JointMask, Phases, ReadTokens, TextTokens, Tokens
 
 M = TypeVar("M", bound=nn.Module)
 Activation = Literal["none", "gelu"]
 
-Attention = Callable[[Heads, Heads, Heads, TextMask | None], Tokens]
+Attention = Callable[[Heads, Heads, Heads, JointMask | None], Tokens]
 
 Settling = Callable[[nn.Module, nn.ModuleList, int], AbstractContextManager[None]]
 """Of a block, the list that will hold its form, and its number there."""
@@ -177,7 +177,7 @@ class FusedDoubleBlock(nn.Module):
         text: TextTokens,
         condition: Condition,
         phases: Phases,
-        mask: TextMask | None,
+        mask: JointMask | None,
     ) -> tuple[Tokens, TextTokens]:
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.norm1(condition)
         t_shift, t_scale, t_gate, t_mlp_shift, t_mlp_scale, t_mlp_gate = self.norm1_context(
@@ -234,9 +234,9 @@ class FusedSingleBlock(nn.Module):
         joint: Tokens,
         condition: Condition,
         phases: Phases,
-        mask: TextMask | None,
+        mask: JointMask | None,
         read: slice,
-    ) -> Tokens:
+    ) -> ReadTokens:
         """See `SingleBlock.forward`."""
         shift, scale, gate = self.norm(condition)
         x = _modulate(joint, shift, scale)

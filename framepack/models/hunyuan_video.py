@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Complex
 from torch import Tensor, nn
 
 from framepack.errors import InvalidRequest, WeightsError
@@ -31,7 +30,7 @@ from framepack.models.parallel import SequenceParallel
 from framepack.packing.patchify import RELEASED_KERNELS, ContextPatchify
 from framepack.packing.rope import AxesDim, packed_phases, rotary_phases
 from framepack.packing.schedule import BASE_KERNEL, Kernel
-from framepack.types import Latents, Phases, Positions, TextMask, TextTokens, Tokens
+from framepack.types import JointMask, Latents, Phases, Positions, ReadTokens, TextTokens, Tokens
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class PreparedSection:
     """
 
     history: Tokens
-    phases: Complex[Tensor, "b s p"]
+    phases: Phases
     image: TextTokens
     condition: TextCondition
     guidance: Tensor | None
@@ -311,7 +310,7 @@ class PackedHunyuanVideo(nn.Module):
 
     def _blocks(
         self, image: Tokens, text: TextTokens, condition: Tensor, prepared: PreparedSection
-    ) -> Tokens:
+    ) -> ReadTokens:
         """The target's tokens after all blocks; the last one computes no others."""
         phases, mask = prepared.phases, prepared.mask
         target = slice(prepared.history.shape[1], image.shape[1])
@@ -326,9 +325,9 @@ class PackedHunyuanVideo(nn.Module):
         streams: tuple[Tokens, TextTokens],
         condition: Tensor,
         phases: Phases,
-        mask: TextMask | None,
+        mask: JointMask | None,
         read: slice,
-    ) -> Tokens:
+    ) -> ReadTokens:
         """All blocks; of the last one the tokens of the joint sequence that are read."""
         image, text = streams
         for block in self.transformer_blocks:

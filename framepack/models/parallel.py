@@ -16,11 +16,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Complex
 from torch import Tensor
 
 from framepack.errors import InvalidRequest
 from framepack.models.attention import Heads, attend
-from framepack.types import Phases, TextMask, Tokens
+from framepack.types import JointMask, Phases, ReadTokens, TextTokens, Tokens
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,16 @@ class SequenceParallel:
             )
         self._shares = Shares((), (), self.rank)
 
-    def scatter(self, image: Tokens, text: Tokens, phases: Phases) -> tuple[Tokens, Tokens, Phases]:
+    def scatter(
+        self, image: Tokens, text: TextTokens, phases: Phases
+    ) -> tuple[ReadTokens, ReadTokens, Complex[Tensor, "b _ p"]]:
         """This process's part of both streams, and the phases of its image tokens."""
         shares = Shares.of(image.shape[1], text.shape[1], self.rank, self.count)
         self._shares = shares
         mine = shares.mine(shares.image)
         return image[:, mine], text[:, shares.mine(shares.text)], phases[:, mine]
 
-    def gather(self, image: Tokens) -> Tokens:
+    def gather(self, image: ReadTokens) -> Tokens:
         """The whole image stream, on every process, from everybody's part."""
         sizes = self._shares.image
         padded = image.new_zeros(image.shape[0], max(sizes), image.shape[2])
@@ -96,7 +99,7 @@ class SequenceParallel:
         return torch.cat([part[:, :size] for part, size in zip(parts, sizes, strict=True)], dim=1)
 
     def attend(
-        self, query: Heads, key: Heads, value: Heads, mask: TextMask | None = None
+        self, query: Heads, key: Heads, value: Heads, mask: JointMask | None = None
     ) -> Tokens:
         """See `framepack.models.attention.attend`, of this process's tokens with everybody's.
 

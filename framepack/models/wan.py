@@ -46,7 +46,7 @@ from framepack.packing.patchify import (
 )
 from framepack.packing.rope import AxesDim, packed_phases, rotary_phases
 from framepack.packing.schedule import BASE_KERNEL, Kernel, pooled_first
-from framepack.types import Latents, Phases, Positions, Tokens
+from framepack.types import Latents, Phases, Positions, ReadTokens, Tokens
 
 _PROJECTIONS = dict(zip(RELEASED_KERNELS, ("patch_short", "patch_mid", "patch_long"), strict=True))
 
@@ -336,7 +336,7 @@ class PackedWan(nn.Module):
 
     forward = predict
 
-    def _blocks(self, x: Tokens, modulation: Vectors, prepared: PreparedSection) -> Tokens:
+    def _blocks(self, x: Tokens, modulation: Vectors, prepared: PreparedSection) -> ReadTokens:
         """The target's tokens after all blocks; the last one computes no others."""
         border, last = prepared.history.shape[1], len(self.blocks) - 1
         for number, block in enumerate(self.blocks):

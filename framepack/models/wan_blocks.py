@@ -25,7 +25,7 @@ from framepack.models.attention import Heads, attend
 from framepack.models.blocks import EPS, HeadNorm, gelu, modulate
 from framepack.models.embedding import FeedForward
 from framepack.packing.rope import rotate
-from framepack.types import Phases, TextMask, Tokens
+from framepack.types import JointMask, Phases, ReadTokens, TextTokens, Tokens
 
 MAX_GAIN = 10.0
 """Upper bound of the history keys' gain."""
@@ -65,7 +65,7 @@ class WanAttention(nn.Module):
             size = heads if history_gain == "per_head" else 1
             self.history_key_scale = nn.Parameter(torch.ones(size))
 
-    def itself(self, x: Tokens, phases: Phases, border: int, first_read: int) -> Tokens:
+    def itself(self, x: Tokens, phases: Phases, border: int, first_read: int) -> ReadTokens:
         """Self-attention.
 
         Args:
@@ -79,7 +79,7 @@ class WanAttention(nn.Module):
         key = self._gain(rotate(key, phases), border)
         return self._out(attend(query, key, value))
 
-    def text(self, x: Tokens, text: Tokens, mask: TextMask | None) -> Tokens:
+    def text(self, x: Tokens, text: TextTokens, mask: JointMask | None) -> Tokens:
         """Cross-attention."""
         return self._out(attend(self._query(x), *self._key_value(text), mask))
 
@@ -125,7 +125,7 @@ class WanBlock(nn.Module):
         phases: Phases,
         border: int,
         first_read: int = 0,
-    ) -> Tokens:
+    ) -> ReadTokens:
         """The tokens from ``first_read`` on after the block.
 
         Args:
@@ -174,7 +174,7 @@ class TextStream:
     """
 
     tokens: Tokens
-    mask: TextMask | None
+    mask: JointMask | None
 
 
 def modulate_fp32(x: Tokens, shift: Tensor, scale: Tensor) -> Tokens:

@@ -15,13 +15,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
 from framepack.packing.accounting import TAIL_POOL
 from framepack.packing.rope import pad_to_multiple
 from framepack.types import Latents
 
 
-def append_tail(tail: Latents) -> Latents:
+def append_tail(tail: Latents) -> Float[Tensor, "b c t _ _"]:
     """Each tail frame averaged over blocks of (1, 32, 32), edges repeated first.
 
     Args:
@@ -33,7 +35,7 @@ def append_tail(tail: Latents) -> Latents:
     return F.avg_pool3d(pad_to_multiple(tail, TAIL_POOL), TAIL_POOL)
 
 
-def compress_tail(tail: Latents) -> Latents:
+def compress_tail(tail: Latents) -> Float[Tensor, "b c 1 1 1"]:
     """The average of all tail frames and pixels, (b, c, 1, 1, 1): one token, however long."""
     return tail.mean(dim=(2, 3, 4), keepdim=True)
 

@@ -136,7 +136,7 @@ class Previews:
         return np.concatenate([run.frames for run in sorted(runs, key=lambda run: run.first_frame)])
 
 
-def contact_sheet(videos: Sequence[Video]) -> UInt8[np.ndarray, "h w 3"]:
+def contact_sheet(videos: Sequence[UInt8[np.ndarray, "_ _ _ 3"]]) -> UInt8[np.ndarray, "_ _ 3"]:
     """A row of frames for each video; smaller ones are padded with white."""
     rows = []
     for frames in videos:
