@@ -138,11 +138,14 @@ def test_it_predicts_from_history_text_and_time(models: Models, conditioning: Co
         assert not torch.allclose(other, plain, atol=1e-6), what
 
 
+@pytest.mark.parametrize("pictured", [True, False])
 def test_a_video_has_the_frames_that_were_planned(
-    models: Models, plan: Plan, tmp_path: Path
+    models: Models, plan: Plan, tmp_path: Path, pictured: bool
 ) -> None:
     output = tmp_path / "video.mp4"
-    events = list(generate(models, plan, IMAGE, output))
+    if not pictured:
+        plan = plan_generation(plan.request, None)
+    events = list(generate(models, plan, IMAGE if pictured else None, output))
     assert len(plan.sections) == 2
     clips = [event.clip for event in events if isinstance(event, Delivered)]
     assert all(clips)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from framepack.errors import InvalidRequest
 from framepack.generation.generate import generate
 from framepack.generation.orders import ORDERS
-from framepack.generation.plan import plan_generation
+from framepack.generation.plan import GenerationRequest, plan_generation
 from framepack.media.images import open_image
+from framepack.packing.families import FAMILIES
+from framepack.packing.report import TABLE_SCHEDULES
 from framepack.presets import load_preset
 from service.contract.job import JobRequest, Lane
 from tests.e2e.conftest import Service
@@ -56,6 +60,32 @@ def test_every_order_gives_a_video_with_prompts_by_position(
     assert job.video.num_frames == (109 if pictured else 105)
     spec = service.fleet.record.spec(job_id)
     assert [each.prompt for each in spec.request.later_prompts] == ["a blue ring"]
+
+
+DEFAULTS = {order.default_schedule for order in ORDERS.values()}
+SCHEDULES = [*(f"{name}+D" for name in FAMILIES), *(set(TABLE_SCHEDULES.values()) - DEFAULTS)]
+
+
+def order_of(schedule: str) -> str:
+    """The first order that can fill a schedule's context."""
+    for order in ORDERS:
+        with suppress(InvalidRequest):
+            plan_generation(GenerationRequest("x", order=order, schedule=schedule), PICTURE_SIZE)
+            return order
+    raise AssertionError(f"no order takes {schedule}")
+
+
+def test_every_schedule_gives_a_video(service: Service) -> None:
+    """All that have a name here, families with discretised history; orders' own are tried above."""
+    jobs = {
+        name: service.fleet.submit(seconds=1.2, steps=1, order=order_of(name), schedule=name)
+        for name in SCHEDULES
+    }
+    for name, job_id in jobs.items():
+        job = service.fleet.wait_for_end(job_id, seconds=120)
+        assert job.status == "completed", name
+        assert job.video is not None
+        assert job.video.num_frames == 37
 
 
 def test_the_service_makes_what_the_library_makes(service: Service, tmp_path: Path) -> None:
