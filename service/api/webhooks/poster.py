@@ -38,6 +38,13 @@ def require_reachable(url: str, networks: Sequence[Network], field: str) -> None
         raise InvalidRequest(field, "leads to an address that webhooks may not reach")
 
 
+def _pool(guard: Guard, tls: ssl.SSLContext | None) -> httpcore.AsyncConnectionPool:
+    # Without a bound of its own: who waits for a connection would be counted as not answered.
+    return httpcore.AsyncConnectionPool(
+        tls, max_connections=None, max_keepalive_connections=0, network_backend=guard
+    )
+
+
 class Poster:
     """Posts to strangers' URLs: no redirects, no proxies, nothing of the answer but its status.
 
@@ -49,14 +56,8 @@ class Poster:
     def __init__(self, networks: Sequence[Network], tls: ssl.SSLContext | None = None) -> None:
         tls = tls or ssl.create_default_context()
         self._pools = {
-            "https": httpcore.AsyncConnectionPool(
-                ssl_context=tls,
-                max_keepalive_connections=0,
-                network_backend=Guard(networks, public=True),
-            ),
-            "http": httpcore.AsyncConnectionPool(
-                max_keepalive_connections=0, network_backend=Guard(networks, public=False)
-            ),
+            "https": _pool(Guard(networks, public=True), tls),
+            "http": _pool(Guard(networks, public=False), None),
         }
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:

@@ -13,8 +13,10 @@ import pytest
 from redis import Redis
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from service.api.webhooks.poster import SECONDS_TO_ANSWER
 from service.contract.access import Scope
 from service.contract.connections import connect
+from service.contract.outbox import MOST_PER_TENANT
 from service.contract.record import Record
 from tests.service.conftest import RunningGateway
 from tests.support.keys import make_key
@@ -178,6 +180,34 @@ def test_an_endpoint_that_is_gone_is_told_nothing_more(
     assert [each["status"] for each in settled(http, job, "failed")["attempts"]] == [410]
     assert http.get(f"/webhooks/{made['id']}").json()["disabled_at"] is not None
     assert deliveries(http, submit()) == []
+
+
+def test_receivers_that_hang_keep_nobody_waiting(
+    redis_url: str, tmp_path: Path, open_gateway: Any, picture: bytes, receiver: Receiver
+) -> None:
+    """Five tenants' receivers take four messages each and are silent; a sixth tenant's is told."""
+    keys = [make_key(redis_url, f"tenant-{number}") for number in range(6)]
+    with (
+        Receiver() as silent,
+        open_gateway(redis_url, tmp_path, auth="keys", **OPEN) as gateway,
+        httpx.Client(base_url=gateway.url, timeout=20) as client,
+    ):
+        silent.answers.extend([60.0] * 100)
+
+        def submit(key: str, url: str) -> None:
+            form = {"prompt": "x", "webhook": json.dumps({"url": url, "events": ["job.queued"]})}
+            headers = {"Authorization": f"Bearer {key}"}
+            files = {"image": ("a.jpg", picture)}
+            answer = client.post("/jobs", data=form, files=files, headers=headers)
+            assert answer.status_code == 202
+
+        for key in keys[:5] * (MOST_PER_TENANT + 1):
+            submit(key, silent.url)
+        silent.wait_for(5 * MOST_PER_TENANT)
+        submit(keys[5], receiver.url)
+        # Sooner than the first of the silent ones is given up.
+        receiver.wait_for(1, seconds=SECONDS_TO_ANSWER - 5)
+        assert len(silent.received) == 5 * MOST_PER_TENANT
 
 
 def test_redirects_are_not_followed(http: httpx.Client, submit: Submit, receiver: Receiver) -> None:
