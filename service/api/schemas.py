@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.contract.event_views import EVENT_DATA
 from service.contract.views import EventView, ProblemView
 
 _ID = "9f0c2f1a5b7d4e61a3c8d2e4f6071829"
@@ -85,6 +87,16 @@ STREAM_EXAMPLE = (
 )
 
 
+EVENTS_TOLD = "\n".join(
+    [
+        "The events; each is an `EventView`, its `data` by the event's name:",
+        "",
+        "| event | data |",
+        "|---|---|",
+        *(f"| `{name}` | `{model.__name__}` |" for name, model in EVENT_DATA.items()),
+    ]
+)
+
 _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "The tenant's API key."},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -97,8 +109,9 @@ def complete_document(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = derive()
+        shown: list[type[BaseModel]] = [ProblemView, EventView, *EVENT_DATA.values()]
         _, schemas = models_json_schema(
-            [(ProblemView, "serialization"), (EventView, "serialization")],
+            [(model, "serialization") for model in shown],
             ref_template="#/components/schemas/{model}",
         )
         document["components"]["schemas"].update(schemas["$defs"])

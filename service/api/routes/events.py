@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from service.api.deps import Services, TheServices
 from service.api.errors import ApiProblem, documented
 from service.api.representation import job_view, video_view
-from service.api.schemas import STREAM_EXAMPLE
+from service.api.schemas import EVENTS_TOLD, STREAM_EXAMPLE
 from service.api.view_tokens import ViewedJob
 from service.contract.eventlog import Passing
 from service.contract.events import COMPLETED, SECTION_COMPLETED, StepEvent
@@ -58,7 +58,7 @@ class EventStream(EventSourceResponse):
     response_class=EventStream,
     responses={
         200: {
-            "description": "The events; the data of each is an `EventView`.",
+            "description": EVENTS_TOLD,
             "content": {"text/event-stream": {"example": STREAM_EXAMPLE}},
         },
         204: {"description": "The job has ended and nothing is left to tell."},
