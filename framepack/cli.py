@@ -67,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_lora(commands.add_parser("lora", help="say what a LoRA changes, or convert it"))
     _add_evaluate(commands.add_parser("evaluate", help="measure videos where the truth is known"))
     add_packing_arguments(commands.add_parser("packing", help="what a packing schedule costs"))
+    plan_memory = commands.add_parser("plan-memory", help="what fits a device of some memory")
+    _add_plan_memory(plan_memory)
     _add_codebook(commands.add_parser("codebook", help="fit a codebook of discretised history"))
     return parser
 
@@ -89,8 +91,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add(
         "--placement",
         default="resident",
-        help="what lies on the device: resident, staged, streamed[:BLOCKS], each with or without "
-        "+float8 (%(default)s); see plan-memory",
+        help="what lies on the device: resident, staged, streamed[:BLOCKS], any of them with "
+        "+float8 or +hostcodec (%(default)s); see plan-memory",
     )
     add("--seconds", type=float, default=5.0, help="length; sections are whole (%(default)s)")
     add("--steps", type=int, help="denoising steps a section (the preset's)")
@@ -178,6 +180,17 @@ def _loras(options: argparse.Namespace) -> list[LoraFile]:
     from framepack.presets import LoraFile
 
     return [LoraFile.parse(text) for text in options.lora]
+
+
+def _add_plan_memory(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--vram", required=True, metavar="6G", help="memory of the device")
+    add("--preset", default="framepack-i2v", help="(%(default)s)")
+    add("--size", help="WIDTHxHEIGHT; the nearest shape (the preset's largest)")
+    add("--placement", help="look at this one instead of choosing")
+    add("--reserve", default="0.6G", help="assumed for driver and libraries (%(default)s)")
+    add("--json", action="store_true", help="print the plan as JSON")
+    parser.set_defaults(command=_plan_memory)
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
@@ -301,6 +314,21 @@ def _verify(options: argparse.Namespace) -> int:
     from framepack.verify import run_verify
 
     return run_verify(options.cases, as_json=options.json, tolerance=options.tolerance)
+
+
+def _plan_memory(options: argparse.Namespace) -> int:
+    from framepack.footprint import Planner, as_json, as_text, parse_bytes
+    from framepack.models.placement import Placement
+
+    budget = parse_bytes("vram", options.vram) - parse_bytes("reserve", options.reserve)
+    planner = Planner(options.preset, options.size)
+    if options.placement is None:
+        every = planner.candidates(budget)
+    else:
+        every = [planner.footprint(Placement.parse(options.placement))]
+    shown = as_json if options.json else as_text
+    sys.stdout.write(shown(planner, every, budget))
+    return 0 if any(each.peak <= budget for each in every) else 1
 
 
 def _train(options: argparse.Namespace) -> int:

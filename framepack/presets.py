@@ -15,7 +15,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,8 @@ class Models:
         self.device = device
         self.placement = placement
         self.precision = preset.precision[device.type]
+        if placement.host_codec:
+            self.precision = replace(self.precision, codec=preset.precision["cpu"].codec)
         self.loras = tuple(loras)
         self._weights = weights
         self._codebook = codebook
@@ -203,7 +205,9 @@ class Models:
     @cached_property
     def codec(self) -> Codec:
         """The video autoencoder. Raises WeightsError."""
-        found = self.preset.family.codec(self._sources(self.device), self.precision.codec)
+        found = self.preset.family.codec(
+            self._sources(self._placing.codec_device), self.precision.codec
+        )
         for name in CODEC_PARTS:
             if isinstance(getattr(found.vae, name, None), nn.Module):
                 self._placing.codec(found.vae.get_submodule(name))
@@ -356,6 +360,9 @@ def engine_fingerprint(
             details["loras_merged"] = "on the host"  # which may round otherwise
     if "codec" in parts:
         details["encoder_threads"] = str(ENCODER_THREADS)
+        details["codec_attention"] = "frame by frame"
+        if models.placement.host_codec:
+            details |= {f"codec.{k}": v for k, v in arithmetic(torch.device("cpu")).items()}
     return Fingerprint.of(details)
 
 

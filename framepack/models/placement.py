@@ -2,14 +2,16 @@
 
 ``resident``: everything, always.
 ``staged``: the transformer without its blocks' modulations, a quarter of the weights, needed
-once a job; encoders and codec while they are called.
-``streamed``: what surrounds the blocks, and two blocks at a time; encoders layer by layer.
+once a job; encoders layer by layer and the codec while they are called.
+``streamed``: of the transformer what surrounds the blocks, and two blocks at a time.
 ``streamed:N``: the same, with the first N blocks staying.
 
-``+float8`` behind any of them stores the blocks' matrices in eight bits, which halves what lies on
-the device or travels to it, and is lossy (`framepack.models.float8`). Everything else changes where
-weights wait, not what is computed: the same bits. On a CPU fp32 matrices that oneDNN has packed are
-only rounded as float8 would be, which shows the error and saves nothing.
+``+hostcodec`` behind any of them decodes on the host, in its precision: slowly, but the pixels of a
+window take more memory than two blocks do. ``+float8`` behind any of them stores the blocks'
+matrices in eight bits, which halves what lies on the device or travels to it, and is lossy
+(`framepack.models.float8`); on a CPU, fp32 matrices that oneDNN has packed are only rounded as
+float8 would be, which shows the error and saves nothing. Everything else changes where weights
+wait, not what is computed: the same bits.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ from framepack.models.streaming import (
 
 Policy = Literal["resident", "staged", "streamed"]
 
-_FORM = re.compile(r"(?P<policy>[a-z]+)(:(?P<blocks>\d{1,3}))?(?P<float8>\+float8)?")
+_FORM = re.compile(
+    r"(?P<policy>[a-z]+)(:(?P<blocks>\d{1,3}))?(?P<float8>\+float8)?(?P<host>\+hostcodec)?"
+)
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,17 @@ class Placement:
         policy: See the module.
         resident_blocks: Of ``streamed``, how many blocks stay on the device.
         float8: Whether blocks' matrices are stored as float8.
+        host_codec: Whether the codec computes on the host.
     """
 
     policy: Policy = "resident"
     resident_blocks: int = 0
     float8: bool = False
+    host_codec: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Placement:
-        """``POLICY[:BLOCKS][+float8]``.
+        """``POLICY[:BLOCKS][+float8][+hostcodec]``.
 
         Raises:
             InvalidRequest: It is none.
@@ -65,14 +71,21 @@ class Placement:
         if match is None or policy is None or (match["blocks"] and policy != "streamed"):
             raise InvalidRequest(
                 "placement",
-                f"write one of: {', '.join(policies)}, streamed:BLOCKS; each may end in +float8",
+                f"write one of: {', '.join(policies)}, streamed:BLOCKS; each may end in +float8 or "
+                "+hostcodec, or both in this order",
             )
-        return cls(policy, int(match["blocks"] or 0), match["float8"] is not None)
+        return cls(
+            policy,
+            int(match["blocks"] or 0),
+            match["float8"] is not None,
+            match["host"] is not None,
+        )
 
     def __str__(self) -> str:
         """What `parse` reads."""
         blocks = f":{self.resident_blocks}" if self.resident_blocks else ""
-        return f"{self.policy}{blocks}{'+float8' if self.float8 else ''}"
+        behind = "+float8" * self.float8 + "+hostcodec" * self.host_codec
+        return f"{self.policy}{blocks}{behind}"
 
 
 RESIDENT = Placement()
@@ -92,7 +105,13 @@ class Placing:
     @property
     def loading(self) -> torch.device:
         """Where weights are read to."""
-        return self.device if self.placement == RESIDENT else self._host
+        simple = self.placement.policy == "resident" and not self.placement.float8
+        return self.device if simple else self._host
+
+    @property
+    def codec_device(self) -> torch.device:
+        """Where the codec computes."""
+        return self._host if self.placement.host_codec else self.device
 
     @contextmanager
     def settle(self, block: nn.Module, blocks: nn.ModuleList, number: int) -> Iterator[None]:
@@ -102,7 +121,7 @@ class Placing:
             round_to_float8(block)
         yield
         form, placement = blocks[number], self.placement
-        if placement != RESIDENT:
+        if placement.policy != "resident" or placement.float8:
             home = self.device if placement.policy == "resident" else self._host
             for module in form.modules():
                 if isinstance(module, KeptModulation):
@@ -123,7 +142,7 @@ class Placing:
         if self.placement.policy == "resident":
             module.to(self.device)
             return
-        layers = layers_of(module) if self.placement.policy == "streamed" else None
+        layers = layers_of(module)
         if layers is not None:
             stream = WeightStream(self.device, self._host, "model")
             for layer in layers:
@@ -132,7 +151,7 @@ class Placing:
 
     def codec(self, module: nn.Module) -> None:
         """Let a part of a codec come for its calls."""
-        if self.placement.policy == "resident":
-            module.to(self.device)
+        if self.placement.policy == "resident" or self.placement.host_codec:
+            module.to(self.codec_device)
         else:
             on_device(module, self.device)

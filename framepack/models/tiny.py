@@ -25,6 +25,7 @@ from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
+from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -146,6 +147,12 @@ def build_folder(path: Path, size: str = "tiny", seed: int = 0) -> None:
         make_tokenizer(length).save_pretrained(path / name)
     write_json(path / "feature_extractor" / "preprocessor_config.json", _preprocessing())
     write_json(path / "framepack.json", PROMPT)
+
+
+def untrained_models(size: str) -> tuple[list[nn.Module], Any]:
+    """The encoders as they run, and the autoencoder, with whatever weights torch gives them."""
+    chosen = SIZES[size]
+    return [_llama(chosen), _clip(chosen), _siglip(chosen)], _vae(chosen)
 
 
 @contextmanager

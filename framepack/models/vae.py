@@ -7,6 +7,7 @@ changes the picture, the encoded start frame's too, and costs 1.6 times the work
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from framepack.errors import WeightsError
+from framepack.models.attention import attend
 from framepack.models.codec import Tiling
 
 
@@ -74,6 +76,7 @@ def load_codec(folder: Path, device: torch.device, dtype: torch.dtype) -> Hunyua
         WeightsError: The folder holds no such VAE, or its tensors are not exactly the model's.
     """
     vae = load_vae(AutoencoderKLHunyuanVideo, folder, dtype)
+    attend_frame_by_frame(vae)
     if device.type == "cpu" and dtype is torch.float32:
         use_onednn_convolutions(vae)
     return HunyuanVideoCodec(vae.to(device))
@@ -91,6 +94,41 @@ def load_vae(vae_class: Any, folder: Path, dtype: torch.dtype) -> Any:
     if wrong:
         raise WeightsError(f"the VAE in {folder} does not fit its config.json: {wrong}")
     return vae
+
+
+def attend_frame_by_frame(vae: Any) -> None:
+    """Let the attention in the middle of an autoencoder need no mask.
+
+    A frame sees itself and those before it. diffusers writes this as a mask over all pairs of
+    positions (10 GB while it is made, at 640 x 608) and computes all pairs. Frame by frame the same
+    sums need no mask and three fifths of the work, up to rounding.
+    """
+    for part in (vae.encoder, vae.decoder):
+        part.mid_block.forward = partial(_run_middle, part.mid_block)
+
+
+def _run_middle(block: Any, x: Tensor) -> Tensor:
+    """The forward pass of a HunyuanVideoMidBlock3D."""
+    x = block.resnets[0](x)
+    for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
+        if attention is not None:
+            x = x + _attend_to_earlier(attention, x)
+        x = resnet(x)
+    return x
+
+
+def _attend_to_earlier(attention: Any, x: Float[Tensor, "b c t h w"]) -> Tensor:
+    batch, channels, frames, height, width = x.shape
+    normed = attention.group_norm(x.flatten(2)).transpose(1, 2)
+    q, k, v = (
+        project(normed).unflatten(-1, (attention.heads, -1))
+        for project in (attention.to_q, attention.to_k, attention.to_v)
+    )
+    area = height * width
+    seen = [slice(0, (frame + 1) * area) for frame in range(frames)]
+    out = torch.cat([attend(q[:, s][:, -area:], k[:, s], v[:, s]) for s in seen], dim=1)
+    projected: Tensor = attention.to_out[0](out)
+    return projected.transpose(1, 2).reshape(batch, channels, frames, height, width)
 
 
 class OneDnnConv3d(nn.Conv3d):

@@ -13,7 +13,7 @@ from torch import nn
 
 from framepack.errors import WeightsError
 from framepack.models.codec import Tiling
-from framepack.models.vae import HunyuanVideoCodec, OneDnnConv3d, load_codec
+from framepack.models.vae import HunyuanVideoCodec, OneDnnConv3d, attend_frame_by_frame, load_codec
 
 CPU = torch.device("cpu")
 
@@ -87,3 +87,22 @@ def test_a_checkpoint_must_fit(nano_folder: Path, tmp_path: Path) -> None:
         load_codec(folder, CPU, torch.float32)
     with pytest.raises(WeightsError, match="no AutoencoderKLHunyuanVideo"):
         load_codec(tmp_path, CPU, torch.float32)
+
+
+@torch.inference_mode()
+def test_attention_frame_by_frame_is_the_masked_one() -> None:
+    """`tiny` has none in its middle; the released autoencoder has."""
+    torch.manual_seed(0)
+    vae = AutoencoderKLHunyuanVideo(
+        block_out_channels=(8, 16, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("HunyuanVideoDownBlock3D",) * 3,
+        up_block_types=("HunyuanVideoUpBlock3D",) * 3,
+    ).eval()
+    latents, image = torch.randn(2, 16, 5, 6, 7), torch.randn(1, 3, 1, 48, 56)
+    masked = vae.decoder(latents), vae.encoder(image)
+    attend_frame_by_frame(vae)
+    for before, after in zip(masked, (vae.decoder(latents), vae.encoder(image)), strict=True):
+        assert before.std() > 0.1
+        torch.testing.assert_close(after, before, rtol=0, atol=1e-5)
