@@ -191,6 +191,8 @@ def _spec(tenant: str, request: JobRequest, plan: Plan, image: DecodedImage | No
         request=request,
         image=None if image is None else _artifact(job_id, image),
         image_size=None if image is None else image.size,
+        order=plan.order,
+        schedule=str(plan.schedule),
         num_sections=len(plan.sections),
         places=plan.places,
         num_frames=plan.num_pixel_frames,

@@ -79,6 +79,7 @@ def links_view(public_url: str, job: Job) -> Links:
         pause=f"{here}/pause" if job.status in _UNDER_WAY else None,
         resume=f"{here}/resume" if job.status is JobStatus.PAUSED else None,
         video=f"{here}/video" if job.status is JobStatus.COMPLETED else None,
+        delete=here if job.status.terminal else None,
     )
 
 
@@ -86,6 +87,8 @@ def plan_view(spec: JobSpec) -> PlanView:
     """What was decided when the job was accepted."""
     height, width = spec.video_size
     return PlanView(
+        order=spec.order,
+        schedule=spec.schedule,
         num_sections=spec.num_sections,
         places=list(spec.places),
         num_frames=spec.num_frames,

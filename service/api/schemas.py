@@ -46,6 +46,8 @@ JOB_EXAMPLE: dict[str, Any] = {
     },
     "seed": 31337,
     "plan": {
+        "order": "inverted",
+        "schedule": "f1k1_x_g9_f1k1f2k2f16k4_td",
         "num_sections": 4,
         "places": [3, 2, 1, 0],
         "num_frames": 145,

@@ -214,6 +214,8 @@ class JobSpec(BaseModel):
         request: With the seed resolved.
         image: The stored picture, decoded and re-encoded by the gateway; None for text-to-video.
         image_size: Its (height, width) in pixels.
+        order: The sampling order that was chosen; empty in jobs accepted before this was kept.
+        schedule: The packing schedule, spelled out in the paper's notation; likewise.
         num_sections: Sections of the video; each lane has one task more.
         places: Of each section, in the order of sampling, which one by time it is, from 0. Empty
             in jobs accepted before this was kept.
@@ -232,6 +234,8 @@ class JobSpec(BaseModel):
     request: JobRequest
     image: Artifact | None = None
     image_size: tuple[int, int] | None = None
+    order: str = ""
+    schedule: str = ""
     num_sections: Annotated[int, Field(ge=1)]
     places: tuple[int, ...] = ()
     num_frames: int

@@ -68,8 +68,12 @@ class PlanView(View):
 
     Attributes:
         places: Of each section, in the order of sampling, which one by time it is, from 0.
+        order: The sampling order, where the request named none the default; ``schedule`` likewise,
+            spelled out in the paper's notation, +D included.
     """
 
+    order: str = ""
+    schedule: str = ""
     num_sections: int
     places: list[int] = []
     num_frames: int
@@ -146,6 +150,7 @@ class Links(View):
     pause: str | None = None
     resume: str | None = None
     video: str | None = None
+    delete: str | None = None
 
 
 class InputView(JobRequest):
@@ -186,6 +191,18 @@ class JobView(View):
     error: Problem | None = None
     last_sequence: int
     links: Links
+
+
+class JobListView(View):
+    """Some of a tenant's jobs.
+
+    Attributes:
+        next: The `after` of the next page; null on the last. A page may be short and not the last.
+    """
+
+    object: Literal["list"] = "list"
+    data: list[JobView]
+    next: str | None = None
 
 
 class EventView(View):

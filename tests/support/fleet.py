@@ -251,6 +251,8 @@ class Fleet:
             request=request,
             image=_stored_picture(job_id) if pictured else None,
             image_size=size,
+            order=plan.order,
+            schedule=str(plan.schedule),
             num_sections=len(plan.sections),
             num_frames=plan.num_pixel_frames,
             fps=plan.config.fps,

@@ -76,6 +76,7 @@ def test_without_a_picture_it_is_text_to_video(
     # 5 s are 4 sections of 36 latent frames, whose first is one frame: 3 less than 4 x 36.
     plan = job.plan
     assert (plan.width, plan.height, plan.num_sections, plan.num_frames) == (80, 48, 4, 141)
+    assert (plan.order, plan.schedule) == ("vanilla", "td_f16k4f2k2f1k1_g9")
     spec = JobSpec.model_validate_json(str(redis.hget(f"framepack:job:{job.id}", "spec")))
     assert (spec.image, spec.image_size) == (None, None)
     assert not list(gateway.app.state.services.storage.list(f"jobs/{job.id}/"))

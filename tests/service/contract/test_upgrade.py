@@ -15,7 +15,10 @@ from service.contract.job import SCHEMA_VERSION, JobStatus, Lane
 from service.contract.record import Record, RecordPolicy, Task, WorkerIdentity
 from tests.support.jobs import make_artifact, make_spec
 
-LATER_FIELDS = {"spec": ("places", "traceparent"), "record": ("render.began", "cancel.at")}
+LATER_FIELDS = {
+    "spec": ("places", "order", "schedule", "traceparent"),
+    "record": ("render.began", "cancel.at"),
+}
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ export class Timeline {
   }
 
   order(job) {
-    if (job.input.order) return job.input.order;
+    if (job.plan.order) return job.plan.order;
     const places = job.plan.places || [];
     return places.length > 1 && places[0] > places[1] ? "inverted" : "forward";
   }
