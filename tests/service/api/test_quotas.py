@@ -11,6 +11,9 @@ from redis import Redis
 
 from tests.support.keys import make_key
 
+PICTURES = {"/jobs": "image", "/v1/videos": "input_reference"}
+"""Where jobs are submitted, and the name of the picture there."""
+
 Send = Callable[..., httpx.Response]
 
 
@@ -31,8 +34,8 @@ def limited(
             return httpx.post(
                 url + path,
                 headers={"Authorization": f"Bearer {keys[tenant]}", **headers},
-                data={"prompt": "x", "seconds": "1"} if path == "/jobs" else None,
-                files={"image": ("a.png", picture)} if path == "/jobs" else None,
+                data={"prompt": "x", "seconds": "1"} if path in PICTURES else None,
+                files={PICTURES[path]: ("a.png", picture)} if path in PICTURES else None,
             )
 
         return send
@@ -69,6 +72,16 @@ def test_a_tenants_limit_is_429_and_leaves_nothing_behind(
     assert send("bob").status_code == 202
     assert send(path=f"/jobs/{job['id']}/cancel").status_code == 200
     assert send().status_code == 202
+
+
+def test_the_openai_dialect_is_limited_too(limited: Callable[..., Send]) -> None:
+    send = limited(max_jobs=1)
+    accepted = send(path="/v1/videos")
+    assert accepted.headers["ratelimit"].startswith('"jobs";r=0')
+    refused = send(path="/v1/videos")
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] == "quota_exceeded"
+    assert int(refused.headers["retry-after"]) >= 1
 
 
 def test_whoever_waits_as_long_as_told_is_let_in(limited: Callable[..., Send]) -> None:

@@ -209,6 +209,23 @@ def test_one_tenants_many_do_not_keep_another_waiting(
     assert [each.tenant for each in outbox.claim(32)] == ["few"]
 
 
+def test_a_tenants_dead_endpoint_does_not_fill_the_server(
+    outbox: Outbox, waiting: Callable[..., str], redis: Redis
+) -> None:
+    later = time.time() * 1000 + 3_600_000
+    redis.zadd("framepack:outbox:someone", {f"waits-{n}": later for n in range(10_000)})
+    job_id = waiting()
+    (given_up,) = outbox.of_job(job_id)
+    assert (given_up.state, given_up.attempts) == ("failed", ())
+    assert int(str(redis.zcard("framepack:outbox:someone"))) == 10_000
+    assert outbox.claim(10) == []
+    # Others are told as ever, and what was given up can be asked for.
+    waiting("another")
+    assert [each.tenant for each in outbox.claim(10)] == ["another"]
+    outbox.replay("someone", job_id, given_up.id)
+    assert [each.id for each in outbox.claim(10)] == [given_up.id]
+
+
 def test_nothing_is_left_of_what_is_done(
     outbox: Outbox, waiting: Callable[..., str], redis: Redis
 ) -> None:
