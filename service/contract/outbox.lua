@@ -136,4 +136,16 @@ function transitions.of_job(a)
   return { deliveries = found }
 end
 
+-- A job was deleted: nothing is said of it any more, nor known of what was said.
+function transitions.forget(a)
+  local list = key('job', a.job, 'deliveries')
+  for _, id in ipairs(redis.call('LRANGE', list, 0, -1)) do
+    redis.call('ZREM', box_of(a.tenant), id)
+    redis.call('DEL', delivery_key(id))
+  end
+  redis.call('DEL', list)
+  outbox.schedule(a.tenant)
+  return {}
+end
+
 return cjson.encode(transitions[ARGV[1]](cjson.decode(ARGV[2])))

@@ -128,6 +128,10 @@ class Outbox:
         found = self._script.call("of_job", job=job_id)["deliveries"]
         return [_delivery(each) for each in found or ()]
 
+    def forget(self, tenant: str, job_id: str) -> None:
+        """Drop all deliveries of a job that is deleted, sent or not."""
+        self._script.call("forget", tenant=tenant, job=job_id)
+
 
 def _delivery(found: Mapping[str, Any]) -> Delivery:
     log = json.loads(found.get("log") or "[]")

@@ -226,6 +226,21 @@ def test_a_tenants_dead_endpoint_does_not_fill_the_server(
     assert [each.id for each in outbox.claim(10)] == [given_up.id]
 
 
+def test_of_a_job_that_is_deleted_nothing_is_said_or_known(
+    outbox: Outbox, waiting: Callable[..., str], redis: Redis
+) -> None:
+    gone, stays = waiting(), waiting()
+    (taken, *_) = outbox.claim(1)
+    outbox.forget("someone", gone)
+    assert taken.job_id == gone
+    assert not outbox.settle(taken, Outcome(attempt(500), "failed", again_ms=0))
+    assert outbox.of_job(gone) == []
+    assert [
+        name for name in redis.scan_iter("*") if gone in str(name) and "deliver" in str(name)
+    ] == []
+    assert [each.job_id for each in outbox.claim(10)] == [stays]
+
+
 def test_nothing_is_left_of_what_is_done(
     outbox: Outbox, waiting: Callable[..., str], redis: Redis
 ) -> None:
