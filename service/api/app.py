@@ -27,6 +27,7 @@ from service.api.routes import (
     files,
     health,
     jobs,
+    listing,
     openai_videos,
     options,
     page,
@@ -70,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = parts
     for module in (
         jobs,
+        listing,
         events,
         video,
         viewing,

@@ -83,6 +83,24 @@ class OpenAIVideoView(View):
     remixed_from_video_id: str | None = None
 
 
+class OpenAIVideoListView(View):
+    """A page of videos."""
+
+    object: Literal["list"] = "list"
+    data: list[OpenAIVideoView]
+    first_id: str | None = None
+    last_id: str | None = None
+    has_more: bool = False
+
+
+class OpenAIVideoDeletedView(View):
+    """A video is gone."""
+
+    id: str
+    object: Literal["video.deleted"] = "video.deleted"
+    deleted: bool = True
+
+
 def video_of(job: JobView) -> OpenAIVideoView:
     """A job in the dialect."""
     done = job.status is JobStatus.COMPLETED and job.finished_at is not None

@@ -210,6 +210,7 @@ function transitions.submit(a)
     'deliver.next', 0, 'deliver.fence', 0, 'deliver.lease', 0, 'deliver.crashes', 0)
   if a.webhook then set(a.id, 'webhook', a.webhook) end
   redis.call('SADD', key('open'), a.id)
+  redis.call('ZADD', key('listed', a.tenant), order, a.id)
   if a.idempotency then
     local same = a.idempotency.digest .. ' ' .. a.id
     redis.call('SET', key('idempotent', a.idempotency.key), same, 'PX', DAY)

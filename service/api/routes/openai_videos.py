@@ -15,14 +15,19 @@ from service.api.errors import documented
 from service.api.openai_dialect import (
     POLL_AFTER_MILLISECONDS,
     DialectRoute,
+    OpenAIVideoDeletedView,
+    OpenAIVideoListView,
     OpenAIVideoView,
     creation_body_schema,
     read_creation,
     video_of,
 )
 from service.api.quota import QUOTA_HEADERS, quota_headers
+from service.api.removal import remove
 from service.api.representation import job_view, just_accepted
+from service.api.routes.listing import Limit, Order, job_views
 from service.api.routes.video import link_to_video
+from service.contract.listing import Listing
 from service.contract.views import JobView
 
 router = APIRouter(prefix="/v1/videos", tags=["openai"], route_class=DialectRoute)
@@ -79,6 +84,37 @@ def download_video(
 ) -> Response:
     """Download a finished video. There is no other variant than the video itself."""
     return RedirectResponse(link_to_video(parts, spec).url, HTTPStatus.FOUND)
+
+
+@router.get("", responses=documented(401, 422, 500, 503))
+def list_videos(
+    asking: TheTenant,
+    parts: TheServices,
+    limit: Limit = 20,
+    after: Annotated[str | None, Query(pattern=r"^[0-9a-f]{32}$")] = None,
+    order: Order = "desc",
+) -> OpenAIVideoListView:
+    """List videos, newest first; `after` is the id of the last one known."""
+    listing = Listing(parts.redis)
+    place = None if after is None else listing.place(asking, after)
+    if after is not None and place is None:
+        return OpenAIVideoListView(data=[])
+    page = listing.page(asking, limit, after=place, ascending=order == "asc")
+    data = [video_of(job) for job in job_views(parts, page.ids)]
+    ids = [video.id for video in data]
+    return OpenAIVideoListView(
+        data=data,
+        first_id=ids[0] if ids else None,
+        last_id=ids[-1] if ids else None,
+        has_more=page.after is not None,
+    )
+
+
+@router.delete("/{job_id}", responses=documented(401, 404, 409, 500, 503))
+def delete_video(spec: OwnedJob, parts: TheServices) -> OpenAIVideoDeletedView:
+    """Delete a video's job and everything stored of it, once it has ended."""
+    remove(parts, spec)
+    return OpenAIVideoDeletedView(id=spec.id)
 
 
 def _answer(job: JobView) -> Response:

@@ -29,6 +29,8 @@ def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_every_endpoint_is_described(document: dict[str, Any]) -> None:
     assert set(operations(document)) == {
         "POST /jobs",
+        "GET /jobs",
+        "DELETE /jobs/{job_id}",
         "GET /jobs/{job_id}",
         "GET /jobs/{job_id}/events",
         "POST /jobs/{job_id}/cancel",
@@ -48,6 +50,8 @@ def test_every_endpoint_is_described(document: dict[str, Any]) -> None:
         "GET /webhooks/{webhook_id}",
         "DELETE /webhooks/{webhook_id}",
         "POST /v1/videos",
+        "GET /v1/videos",
+        "DELETE /v1/videos/{job_id}",
         "GET /v1/videos/{job_id}",
         "GET /v1/videos/{job_id}/content",
         "GET /options",

@@ -121,3 +121,24 @@ def test_an_end_without_a_video_is_failed(
     http.post(f"/jobs/{other.id}/cancel")
     cancelled = client.videos.retrieve(other.id)
     assert (cancelled.status, cancelled.error and cancelled.error.code) == ("failed", "cancelled")
+
+
+def test_videos_are_listed_and_deleted(
+    client: openai.OpenAI, worker: HandWorker, picture: bytes
+) -> None:
+    ids = [
+        create(client, picture, extra_body={"seed": seed, "seconds": "1"}).id for seed in (1, 2, 3)
+    ]
+    page = client.videos.list(limit=2)
+    assert [video.id for video in page.data] == ids[:0:-1]
+    # The client goes on by itself, page after page.
+    assert [video.id for video in client.videos.list(limit=2)] == ids[::-1]
+    assert [video.id for video in client.videos.list(limit=1, order="asc")] == ids
+    with pytest.raises(openai.ConflictError):
+        client.videos.delete(ids[0])
+    worker.run_all(1)
+    deleted = client.videos.delete(ids[0])
+    assert (deleted.id, deleted.deleted, deleted.object) == (ids[0], True, "video.deleted")
+    assert [video.id for video in client.videos.list()] == ids[:0:-1]
+    with pytest.raises(openai.NotFoundError):
+        client.videos.retrieve(ids[0])

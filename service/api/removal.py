@@ -1,0 +1,25 @@
+"""Deleting a job: its files first, so that nothing is left behind that nobody knows of."""
+
+from __future__ import annotations
+
+from service.api.deps import Services
+from service.contract.errors import JobConflict
+from service.contract.job import JobSpec
+from service.contract.listing import Listing
+
+
+def remove(parts: Services, spec: JobSpec) -> None:
+    """Delete a job that has ended, with everything stored of it. May be repeated.
+
+    Raises:
+        JobConflict: It has not ended; cancel it first.
+        JobNotFound: It was deleted meanwhile.
+        StorageError: Some files are still there, and so is the job.
+    """
+    if not parts.record.get(spec.id).status.terminal:
+        raise JobConflict(f"job {spec.id} has not ended")
+    for found in list(parts.storage.list(f"jobs/{spec.id}/")):
+        parts.storage.delete(found.key)
+    parts.outbox.forget(spec.tenant, spec.id)
+    parts.outbox.forget(spec.tenant, spec.id)
+    Listing(parts.redis).delete(spec.id)
