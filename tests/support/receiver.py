@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 import time
@@ -16,6 +17,35 @@ class Received:
     path: str
     headers: dict[str, str]
     body: bytes
+
+
+class Endless:
+    """Answers one request with a beginning, and then the same again until it is cut off."""
+
+    def __init__(self, beginning: bytes, again: bytes) -> None:
+        self.cut_off = threading.Event()
+        self._said = (beginning, again)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}/hook"
+
+    def __enter__(self) -> Endless:
+        threading.Thread(target=self._answer, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.close()
+
+    def _answer(self) -> None:
+        beginning, again = self._said
+        connection, _ = self._server.accept()
+        with connection:
+            connection.recv(65536)
+            try:
+                connection.sendall(beginning)
+                while True:
+                    connection.sendall(again)
+            except OSError:
+                self.cut_off.set()
 
 
 class Receiver:

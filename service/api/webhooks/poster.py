@@ -51,9 +51,16 @@ class Poster:
     Args:
         networks: Private networks that may be reached, and without TLS.
         tls: How certificates are checked; the system's authorities by default.
+        seconds: The time a receiver has, from the look-up of its name to its status.
     """
 
-    def __init__(self, networks: Sequence[Network], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        networks: Sequence[Network],
+        tls: ssl.SSLContext | None = None,
+        seconds: float = SECONDS_TO_ANSWER,
+    ) -> None:
+        self._seconds = seconds
         tls = tls or ssl.create_default_context()
         self._pools = {
             "https": _pool(Guard(networks, public=True), tls),
@@ -70,7 +77,7 @@ class Poster:
         """
         pool = self._pools[url.partition(":")[0]]
         async with (
-            asyncio.timeout(SECONDS_TO_ANSWER),
+            asyncio.timeout(self._seconds),
             pool.stream("POST", url, headers=list(headers.items()), content=body) as answer,
         ):
             return int(answer.status)

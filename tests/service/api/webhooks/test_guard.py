@@ -9,13 +9,14 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import httpcore
 import pytest
 
 from framepack.errors import InvalidRequest
 from service.api.webhooks.guard import Forbidden, Guard
 from service.api.webhooks.poster import Poster, require_reachable
-from tests.support.receiver import Receiver
+from tests.support.receiver import Endless, Receiver
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 
@@ -172,6 +173,45 @@ def test_tls_checks_the_name_though_the_address_is_chosen_here(
         with pytest.raises(httpcore.ConnectError, match="certificate"):
             anyio.run(post, "127.0.0.1")
         assert [each.body for each in receiver.received] == [b"x"]
+
+
+def test_a_receiver_that_is_silent_is_given_up_and_the_next_is_served() -> None:
+    with Receiver() as silent, Receiver() as quick:
+        silent.answers.append(60.0)
+
+        async def post() -> int:
+            poster = Poster(LOOPBACK, seconds=0.3)
+            try:
+                with pytest.raises(TimeoutError):
+                    await poster.post(silent.url, {}, b"x")
+                return await poster.post(quick.url, {}, b"x")
+            finally:
+                await poster.close()
+
+        assert anyio.run(post) == 200
+
+
+def test_of_an_answer_only_the_status_is_read() -> None:
+    """An endless body is cut off; a head without an end is no answer."""
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def post() -> None:
+        poster = Poster(LOOPBACK, seconds=10)
+        try:
+            with Endless(head, chunk) as receiver:
+                assert await poster.post(receiver.url, {}, b"x") == 200
+                await anyio.to_thread.run_sync(receiver.cut_off.wait, 5)
+                assert receiver.cut_off.is_set()
+            with (
+                Endless(b"HTTP/1.1 200 OK\r\n", b"X-More: " + b"x" * 1000 + b"\r\n") as receiver,
+                pytest.raises(httpcore.RemoteProtocolError),
+            ):
+                await poster.post(receiver.url, {}, b"x")
+        finally:
+            await poster.close()
+
+    anyio.run(post)
 
 
 @pytest.mark.parametrize(
