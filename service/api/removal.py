@@ -21,5 +21,4 @@ def remove(parts: Services, spec: JobSpec) -> None:
     for found in list(parts.storage.list(f"jobs/{spec.id}/")):
         parts.storage.delete(found.key)
     parts.outbox.forget(spec.tenant, spec.id)
-    parts.outbox.forget(spec.tenant, spec.id)
     Listing(parts.redis).delete(spec.id)

@@ -21,6 +21,7 @@ import httpx
 from service.client.calls import RETRY_SECONDS, Calls
 from service.client.client import authorization
 from service.client.talk import Ask, Call, Listen, Rest, Talk, Tell, Wish
+from service.contract.job import JobStatus
 from service.contract.views import EventView, JobView, VideoLink
 
 T = TypeVar("T")
@@ -75,6 +76,14 @@ class AsyncClient:
     async def get(self, job_id: str) -> JobView:
         """The job as it is now."""
         return await self._result(self._calls.get(job_id))
+
+    def list(self, *statuses: JobStatus | str, limit: int | None = None) -> AsyncGenerator[JobView]:
+        """The tenant's jobs, newest first, see `Client.list`."""
+        return self._told(Talk(self._calls.list(statuses, limit)))
+
+    async def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, see `Client.delete`."""
+        await self._result(self._calls.delete(job_id))
 
     async def cancel(self, job_id: str) -> JobView:
         """Ask for a cancellation, see `Client.cancel`."""

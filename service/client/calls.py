@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from service.client.sse import EventReader
 from service.client.talk import Ask, Call, Listen, More, Rest, Tell
 from service.contract.events import TERMINAL
 from service.contract.job import JobStatus
-from service.contract.views import EventView, JobView, VideoLink
+from service.contract.views import EventView, JobListView, JobView, VideoLink
 
 RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
+MOST_A_PAGE = 100
 LONGEST_WAIT_SECONDS = 30.0
 """A service that asks for more patience than this is refusing."""
 
@@ -79,6 +80,30 @@ class Calls:
                 raise
             return job
         return JobView.model_validate_json(answer.content)
+
+    def list(self, statuses: Sequence[JobStatus | str], limit: int | None) -> Call[None]:
+        """Tells jobs, newest first, page after page."""
+        left = limit
+        query: dict[str, Any] = {"status": [str(status) for status in statuses]}
+        while left is None or left > 0:
+            query["limit"] = MOST_A_PAGE if left is None else min(left, MOST_A_PAGE)
+            asked = {"params": query}
+            answer = yield from self._ask(Ask("GET", "/jobs", content=asked))
+            page = JobListView.model_validate_json(answer.content)
+            for job in page.data:
+                yield Tell(job)
+            left = None if left is None else left - len(page.data)
+            if page.next is None:
+                return
+            query["after"] = page.next
+
+    def delete(self, job_id: str) -> Call[None]:
+        """Delete a job that has ended."""
+        try:
+            yield from self._ask(Ask("DELETE", f"/jobs/{job_id}"))
+        except RequestRefused as refusal:
+            if not _worked_before(refusal, "job_not_found"):
+                raise
 
     def video(self, job_id: str) -> Call[VideoLink]:
         """A fresh link to the finished video."""

@@ -20,6 +20,7 @@ from service.client.calls import RETRY_SECONDS
 from service.client.client import Client
 from service.client.commands import INTERRUPTED, REFUSED, REQUEST_FIELDS, UNAVAILABLE, complain
 from service.client.errors import RequestRefused, ServiceUnavailable
+from service.contract.job import JobStatus
 from service.contract.views import ProblemView
 
 Command = Callable[[Client, argparse.Namespace], int]
@@ -86,6 +87,11 @@ def parser() -> argparse.ArgumentParser:
     watch = _command(found, "watch", commands.watch, "follow a job until it ends", job=True)
     watch.add_argument("-o", "--output", type=Path, help="save the video here at the end")
     _command(found, "get", commands.get, "show a job", job=True)
+    listing = _command(found, "list", commands.list_jobs, "show jobs, newest first")
+    names = [status.value for status in JobStatus]
+    listing.add_argument("--status", action="append", choices=names, help="repeatable")
+    listing.add_argument("--limit", type=int, default=20, help="default: 20; 0 shows all")
+    _command(found, "delete", commands.delete, "delete a job that has ended", job=True)
     _command(found, "cancel", commands.cancel, "cancel a job", job=True)
     _command(found, "pause", commands.pause, "let no other section of a job begin", job=True)
     _command(found, "resume", commands.resume, "go on with a paused job", job=True)

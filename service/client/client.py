@@ -23,6 +23,7 @@ import httpx
 
 from service.client.calls import RETRY_SECONDS, Calls
 from service.client.talk import Ask, Call, Listen, Rest, Talk, Tell, Wish
+from service.contract.job import JobStatus
 from service.contract.views import EventView, JobView, VideoLink
 
 T = TypeVar("T")
@@ -97,6 +98,23 @@ class Client:
     def get(self, job_id: str) -> JobView:
         """The job as it is now."""
         return self._result(self._calls.get(job_id))
+
+    def list(self, *statuses: JobStatus | str, limit: int | None = None) -> Iterator[JobView]:
+        """The tenant's jobs, newest first, page after page as they are read.
+
+        Args:
+            *statuses: Only these; none means all.
+            limit: The most; None is all of them.
+        """
+        return self._told(Talk(self._calls.list(statuses, limit)))
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, and everything stored of it.
+
+        Raises:
+            RequestRefused: There is no such job, or it has not ended.
+        """
+        self._result(self._calls.delete(job_id))
 
     def cancel(self, job_id: str) -> JobView:
         """Ask for a cancellation; the job is `cancelling` until the workers have stopped."""

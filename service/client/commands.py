@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -57,6 +58,21 @@ def watch(client: Client, options: argparse.Namespace) -> int:
 def get(client: Client, options: argparse.Namespace) -> int:
     """Show a job."""
     return _show(client.get(options.job), options)
+
+
+def list_jobs(client: Client, options: argparse.Namespace) -> int:
+    """Show jobs, newest first."""
+    for job in client.list(*options.status or (), limit=options.limit or None):
+        _show(job, options)
+    return DONE
+
+
+def delete(client: Client, options: argparse.Namespace) -> int:
+    """Delete a job that has ended."""
+    client.delete(options.job)
+    gone = {"id": options.job, "deleted": True}
+    write(sys.stdout, json.dumps(gone) if options.json else f"{options.job} deleted")
+    return DONE
 
 
 def cancel(client: Client, options: argparse.Namespace) -> int:

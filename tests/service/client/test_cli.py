@@ -106,6 +106,18 @@ def test_a_job_is_paused_and_goes_on(run: Run, photo: str) -> None:
     assert run("resume", "0" * 32)[0] == 2
 
 
+def test_jobs_are_listed_and_deleted(run: Run, photo: str) -> None:
+    first, second = (run("submit", photo, "x", "--seed", seed)[1].split()[0] for seed in "12")
+    assert run("list")[1] == f"{second} queued 0%\n{first} queued 0%\n"
+    run("cancel", first)
+    _, text, _ = run("list", "--status", "cancelled", "--json")
+    assert [json.loads(line)["id"] for line in text.splitlines()] == [first]
+    assert run("list", "--limit", "1")[1].startswith(second)
+    assert run("delete", second)[0] == 2
+    assert run("delete", first)[:2] == (0, f"{first} deleted\n")
+    assert run("get", first)[0] == 2
+
+
 def test_refusals_are_status_two(run: Run, photo: str, tmp_path: Path) -> None:
     status, out, err = run("submit", photo, "x", "--steps", "0")
     assert (status, out) == (2, "")

@@ -76,6 +76,24 @@ def test_bytes_can_be_submitted_and_a_job_cancelled(client: Client, picture: byt
     assert refused.value.problem.code == "job_finished"
 
 
+def test_jobs_are_listed_page_after_page_and_deleted(
+    client: Client, worker: HandWorker, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.client.calls.MOST_A_PAGE", 2)
+    known = [client.submit(picture, "x", seconds=1, seed=seed).id for seed in range(5)]
+    assert [job.id for job in client.list()] == known[::-1]
+    assert [job.id for job in client.list(limit=3)] == known[:1:-1]
+    worker.run_all(1)
+    assert [job.id for job in client.list("completed")] == known[:1]
+    assert [job.id for job in client.list("failed", "cancelled")] == []
+    with pytest.raises(RequestRefused, match="state in which"):
+        client.delete(known[1])
+    client.delete(known[0])
+    assert [job.id for job in client.list()] == known[:0:-1]
+    with pytest.raises(RequestRefused, match="no such job"):
+        client.delete(known[0])
+
+
 def test_refusals_carry_their_reasons(client: Client, picture: bytes) -> None:
     with pytest.raises(RequestRefused, match=r"#/steps: .*100") as refused:
         client.submit(picture, "x", steps=1000)
