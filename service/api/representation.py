@@ -28,8 +28,7 @@ def job_view(parts: Services, spec: JobSpec) -> JobView:
     Raises:
         JobNotFound: It has expired.
     """
-    job = parts.record.get(spec.id)
-    progress = parts.record.progress(spec.id)
+    job, progress = parts.record.look(spec.id)
     queued = job.status is JobStatus.QUEUED
     position = parts.record.queue_position(spec.id) if queued else None
     return _put_together(parts, spec, job, progress).model_copy(

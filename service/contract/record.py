@@ -382,6 +382,11 @@ class Record:
         stored = cast(str | None, self.redis.get(f"{_job_key(job_id)}:preview"))
         return None if stored is None else PreviewEvent.model_validate_json(stored)
 
+    def look(self, job_id: str) -> tuple[Job, Progress]:
+        """State and progress in one reading. Raises as `get`."""
+        fields = self._fields(job_id)
+        return job_of(job_id, fields), progress_of(job_id, fields)
+
     def progress(self, job_id: str) -> Progress:
         """How far a job is. Raises as `get`."""
         return progress_of(job_id, self._fields(job_id))

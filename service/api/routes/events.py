@@ -80,39 +80,44 @@ async def follow_job(
 
     A browser's EventSource cannot send a key: give it the URL of `GET /jobs/{job_id}/token`.
     """
-    view = await run_in_threadpool(job_view, parts, spec)
-    known = _sequence(after if last_event_id is None else last_event_id, view)
-    if known is not None and view.status.terminal and known >= view.last_sequence:
-        return Response(status_code=204)
+    known = _sequence(after if last_event_id is None else last_event_id)
+    if known is not None:
+        # Who comes back needs no view of the job; after an outage that is everybody at once.
+        job = await run_in_threadpool(parts.record.get, spec.id)
+        if job.status.terminal and known >= job.last_sequence:
+            return Response(status_code=204)
+        # An id from the future would wait for ever.
+        known = min(known, job.last_sequence)
+    view = await run_in_threadpool(job_view, parts, spec) if known is None else None
     return EventStream(
-        _events(parts, spec, view, known),
+        _events(parts, spec, view, known or 0),
         ping=HEARTBEAT_SECONDS,
         ping_message_factory=lambda: ServerSentEvent(comment="alive"),
         send_timeout=SECONDS_TO_SEND,
     )
 
 
-def _sequence(last_event_id: str | None, view: JobView) -> int | None:
+def _sequence(last_event_id: str | None) -> int | None:
     """The event a client saw last, or None if it is new here."""
     if last_event_id is None:
         return None
     if not _EVENT_ID.fullmatch(last_event_id):
         raise ApiProblem("invalid_event_id", "Send the id of an event of this job.")
-    # An id from the future would wait for ever.
-    return min(int(last_event_id), view.last_sequence)
+    return int(last_event_id)
 
 
 async def _events(
-    parts: Services, spec: JobSpec, view: JobView, after: int | None
+    parts: Services, spec: JobSpec, view: JobView | None, after: int
 ) -> AsyncIterator[ServerSentEvent]:
+    """What a client is told: a snapshot first, if there is a view, then what comes after."""
     with parts.metrics.sse_clients.track_inprogress():
-        if after is None:
+        if view is not None:
             yield _snapshot(view)
             if view.status.terminal:
                 return
             after = view.last_sequence
         async for event in _through_outages(parts, spec.id, after):
-            yield await _message(parts, spec, event)
+            yield _message(parts, spec, event)
 
 
 async def _through_outages(
@@ -142,7 +147,7 @@ def _snapshot(view: JobView) -> ServerSentEvent:
     return _encoded(event, retry=RECONNECT_MILLISECONDS)
 
 
-async def _message(parts: Services, spec: JobSpec, event: Event | Passing) -> ServerSentEvent:
+def _message(parts: Services, spec: JobSpec, event: Event | Passing) -> ServerSentEvent:
     if isinstance(event, Passing):
         data = event.model_dump(mode="json", exclude={"job_id"})
         kind = "step" if isinstance(event, StepEvent) else "preview"
@@ -150,8 +155,8 @@ async def _message(parts: Services, spec: JobSpec, event: Event | Passing) -> Se
     shown = dict(event.data)
     if event.type == SECTION_COMPLETED:
         clip = Clip(section=shown["section"], artifact=Artifact(**shown["clip"]))
-        signed = await run_in_threadpool(parts.links.clip, event.job_id, clip)
-        shown["clip"] = signed.model_dump(mode="json")
+        # Signed by arithmetic alone, once for all clients: a thread would cost more than it saves.
+        shown["clip"] = parts.links.clip(event.job_id, clip).model_dump(mode="json")
     elif event.type == COMPLETED:
         shown["video"] = video_view(spec, Artifact(**shown["video"])).model_dump(mode="json")
     return _encoded(
