@@ -25,6 +25,7 @@ from framepack.generation.plan import (
     PromptAt,
     plan_generation,
 )
+from framepack.generation.quality import QUALITY_NAMES
 from framepack.packing.families import FAMILIES
 from framepack.packing.report import add_packing_arguments
 
@@ -109,6 +110,11 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--cfg-scale", type=float, help="real guidance; 1 is off; default: the preset's")
     add("--negative-prompt", default="", help="has an effect with --cfg-scale only")
     add("--delivery", default="aligned", help="aligned or official (%(default)s)")
+    add(
+        "--quality",
+        default="exact",
+        help=f"{', '.join(QUALITY_NAMES)}: the others skip denoising work; lossy (%(default)s)",
+    )
     add(
         "--teacache",
         type=float,
@@ -290,6 +296,7 @@ def _request(options: argparse.Namespace) -> GenerationRequest:
         history_noise_mode=options.history_noise_mode,
         history_guidance=options.history_guidance,
         attention=options.attention,
+        quality=options.quality,
     )
 
 

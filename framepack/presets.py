@@ -32,7 +32,8 @@ from framepack.families import SETTINGS as SETTINGS
 from framepack.families import Part as Part
 from framepack.generation.encode import Encoders
 from framepack.generation.plan import GENERATION_CONFIGS, GenerationConfig
-from framepack.generation.stepcache import StepCacheFactory
+from framepack.generation.quality import QUALITIES
+from framepack.generation.stepcache import MagCacheSettings, StepCacheFactory, TeaCacheSettings
 from framepack.media.clips import ENCODER_THREADS
 from framepack.models.base import PackedModel
 from framepack.models.fingerprint import Fingerprint, arithmetic, library_versions
@@ -51,6 +52,9 @@ LIBRARIES: Mapping[Part, tuple[str, ...]] = {
 """Distributions besides torch whose version can change what a part computes."""
 
 ALL_PARTS: tuple[Part, ...] = ("encoders", "transformer", "codec")
+
+MAGCACHE = "magcache.json"
+"""Of step caches by magnitude, in a folder of weights."""
 
 CODEC_PARTS = ("encoder", "quant_conv", "post_quant_conv", "decoder")
 """Modules of an autoencoder that are called one by one."""
@@ -222,6 +226,21 @@ class Models:
         """The codebook of discretised history, if there is one. Raises WeightsError."""
         return None if self.codebook_file is None else Codebook.load(self.codebook_file)
 
+    def step_cache(self, quality: str) -> StepCacheFactory | None:
+        """What a quality skips with; None where every step is computed. Raises WeightsError."""
+        skipping = QUALITIES[quality]
+        if skipping is None:
+            return None
+        if self.magcache_file is None:
+            return TeaCacheSettings(skipping.tea_threshold)
+        return MagCacheSettings.read(self.magcache_file, skipping.magnitude_error, skipping.most)
+
+    @property
+    def magcache_file(self) -> Path | None:
+        """`MAGCACHE` in the folder of weights, if it is there."""
+        beside = None if self._root is None else self._root / MAGCACHE
+        return beside if beside is not None and beside.is_file() else None
+
     @property
     def codebook_file(self) -> Path | None:
         """The file named for it, else `CODEBOOK` in the folder of weights; None for neither."""
@@ -347,23 +366,34 @@ def engine_fingerprint(
         for name in models.preset.family.folders[part]:
             details[f"weights.{name}"] = files_sha256(models.folder(name), cache)
     if "transformer" in parts:
-        for number, lora in enumerate(models.loras):
-            details[f"lora.{number}"] = f"{file_sha256(lora.path, cache)} x {lora.scale}"
-        if models.codebook_file is not None:
-            details["codebook"] = file_sha256(models.codebook_file, cache)
-        details["transformer"] = models.preset.family.form
-        details["attention"] = "torch scaled_dot_product_attention"
-        details["step_cache"] = repr(step_cache)
-        if models.placement.float8:
-            details["storage"] = "float8"
-        if models.loras and models.placement != RESIDENT:
-            details["loras_merged"] = "on the host"  # which may round otherwise
+        details |= _transformer_details(models, step_cache, cache)
     if "codec" in parts:
         details["encoder_threads"] = str(ENCODER_THREADS)
         details["codec_attention"] = "frame by frame"
         if models.placement.host_codec:
             details |= {f"codec.{k}": v for k, v in arithmetic(torch.device("cpu")).items()}
     return Fingerprint.of(details)
+
+
+def _transformer_details(
+    models: Models, step_cache: StepCacheFactory | None, cache: Path
+) -> dict[str, str]:
+    """What only a process that samples computes with."""
+    details: dict[str, str] = {}
+    for number, lora in enumerate(models.loras):
+        details[f"lora.{number}"] = f"{file_sha256(lora.path, cache)} x {lora.scale}"
+    if models.codebook_file is not None:
+        details["codebook"] = file_sha256(models.codebook_file, cache)
+    details["transformer"] = models.preset.family.form
+    if models.magcache_file is not None:
+        details["magcache"] = file_sha256(models.magcache_file, cache)
+    details["attention"] = "torch scaled_dot_product_attention"
+    details["step_cache"] = repr(step_cache)
+    if models.placement.float8:
+        details["storage"] = "float8"
+    if models.loras and models.placement != RESIDENT:
+        details["loras_merged"] = "on the host"  # which may round otherwise
+    return details
 
 
 def _download(repository: str, subfolder: str) -> Path:

@@ -144,7 +144,7 @@ def generate_frames(models: Models, plan: Plan, image: UInt8[np.ndarray, "h w 3"
     conditioning = encode(models.encoders, plan, image)
     decoder = SectionDecoder(models.codec, plan)
     history, generator = History(conditioning.start), noise_generator(plan.request.seed)
-    settings = sampling_settings(plan)
+    settings = sampling_settings(plan, models.step_cache(plan.request.quality))
     runs = []
     for section in plan.sections:
         seen = restarted(section, history, models.codec, plan.request.seed)

@@ -58,6 +58,10 @@ class Engine(Protocol):
         """Of discretised history; None where there is none."""
         ...
 
+    def step_cache(self, quality: str) -> StepCacheFactory | None:
+        """What a quality skips with; None where every step is computed."""
+        ...
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -144,7 +148,8 @@ def generate(
         image: RGB start picture of any size; None where the plan has none.
         output: The mp4; appears only when complete.
         delivery: ``aligned`` or ``official``, see `framepack.generation.stitch`.
-        step_cache: Skips part of the denoising work, see `framepack.generation.stepcache`.
+        step_cache: Skips part of the denoising work, see `framepack.generation.stepcache`;
+            default: what the request's quality says.
 
     Raises:
         InvalidRequest: The delivery does not exist or does not fit the plan's order, or history is
@@ -153,7 +158,8 @@ def generate(
         WeightsError: A model cannot be loaded.
     """
     decoder = SectionDecoder(engine.codec, plan, delivery)
-    settings = sampling_settings(plan, step_cache, engine.codebook)
+    skipping = step_cache or engine.step_cache(plan.request.quality)
+    settings = sampling_settings(plan, skipping, engine.codebook)
     conditioning = encode(engine.encoders, plan, image)
     yield Encoded(conditioning)
     history = History(conditioning.start)

@@ -26,6 +26,7 @@ from framepack.generation.orders import (
     with_candidates,
     without_picture,
 )
+from framepack.generation.quality import QUALITIES, QualityName
 from framepack.media.buckets import OFFICIAL_BUCKETS, Size, nearest_bucket, parse_size
 from framepack.packing.families import FamilyOptions, fitted_schedule
 from framepack.packing.schedule import PackingSchedule, has_projection, parse_schedule
@@ -62,6 +63,7 @@ class GenerationConfig:
             one pixel frame, and the start picture is not shown.
         causal: The base model can attend block by block.
         codebook: The weights that come with the preset hold one, so history can be discretised.
+        skips: Step caches are fitted to the base model.
     """
 
     window: int = 9
@@ -80,6 +82,7 @@ class GenerationConfig:
     sections_apart: bool = False
     causal: bool = True
     codebook: bool = False
+    skips: bool = True
 
     @property
     def section_frames(self) -> int:
@@ -101,6 +104,7 @@ HELIOS = GenerationConfig(
     start_noise=(0.111, 0.135),
     sections_apart=True,
     causal=False,
+    skips=False,
 )
 """Helios-Base as its diffusers pipeline runs it by default.
 
@@ -139,7 +143,8 @@ class GenerationRequest:
     ``prompt`` starts the video; ``later_prompts`` take over one after the other. ``schedule`` is a
     name in the paper's notation or a family's (`framepack.packing.families`). ``size`` is
     ``WIDTHxHEIGHT``; the video takes the preset's size of the nearest shape, the picture's shape if
-    it is left out. The fields of history are those of `HistoryMethod`.
+    it is left out. The fields of history are those of `HistoryMethod`; ``quality`` is a
+    key of `framepack.generation.quality.QUALITIES`.
     """
 
     prompt: str
@@ -159,6 +164,7 @@ class GenerationRequest:
     history_noise_mode: NoiseMode = "scaled"
     history_guidance: float = 1.0
     attention: AttentionPattern = "full"
+    quality: QualityName = "exact"
 
 
 @dataclass(frozen=True)
@@ -281,6 +287,7 @@ def plan_generation(request: GenerationRequest, image_size: Size | None) -> Plan
     _check("guidance_scale", guidance, 0.0, MAX_GUIDANCE)
     if request.cfg_scale is not None:
         _check("cfg_scale", request.cfg_scale, 1.0, MAX_CFG)
+    _check_quality(request.quality, config)
     schedule = fitted_schedule(
         request.schedule or order.default_schedule,
         parse_schedule(order.default_schedule),
@@ -372,6 +379,14 @@ def _history_method(
         attention=request.attention,
         discretised=schedule.discretised,
     )
+
+
+def _check_quality(quality: str, config: GenerationConfig) -> None:
+    _named(QUALITIES, "quality", quality)
+    if quality != "exact" and not config.skips:
+        raise InvalidRequest(
+            "quality", "no step cache is fitted to this preset: leave quality out, or take exact"
+        )
 
 
 def _check_kernels(schedule: PackingSchedule) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 import torch
@@ -60,11 +60,14 @@ class Step:
         index: The denoising step just done, from 0.
         total: Denoising steps of the section.
         estimate: (1, c, w, h, w) current estimate of the section's latents, on the model's device.
+        skipped: Evaluations of the model that a step cache has left out so far, all branches
+            counted.
     """
 
     index: int
     total: int
     estimate: Latents
+    skipped: int = 0
 
 
 def draw_noise(
@@ -107,7 +110,8 @@ def sample_section(
     estimate = noise
     for step in SAMPLERS[settings.sampler](denoise, noise, sampling.sigmas(section)):
         estimate = step.estimate
-        yield Step(step.index, settings.steps, estimate)
+        skipped = sum(cache.skipped for cache in sampling.caches)
+        yield Step(step.index, settings.steps, estimate, skipped)
     return estimate.to("cpu", torch.float32)
 
 
@@ -149,6 +153,7 @@ class _Sampling(Generic[P]):
     model: PackedModel[P]
     conditioning: Conditioning
     settings: SamplingSettings
+    caches: list[StepCache] = field(default_factory=list)
 
     def sigmas(self, section: Section) -> Float[Tensor, " n"]:
         """Noise levels of the steps."""
@@ -207,6 +212,8 @@ class _Sampling(Generic[P]):
 
         make = settings.step_cache
         cache = None if make is None else make(settings.steps)
+        if cache is not None:
+            self.caches.append(cache)
         if not context.steady:
             return _Branch(model, lambda sigma: prepare(float(sigma)), cache)
         always = prepare(1.0)

@@ -59,7 +59,12 @@ Blocks = Callable[[], Tokens]
 
 @runtime_checkable
 class StepCache(Protocol):
-    """Decides whether the blocks run in this step. Holds the state of one section and branch."""
+    """Decides whether the blocks run in this step. Holds the state of one section and branch.
+
+    ``skipped`` counts the steps in which they did not.
+    """
+
+    skipped: int
 
     def __call__(self, target: Tokens, signal: Float[Tensor, "b s d"], blocks: Blocks) -> Tokens:
         """The target's tokens after the blocks, computed or estimated.

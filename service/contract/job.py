@@ -40,6 +40,7 @@ from framepack.generation.plan import (
     GenerationRequest,
     PromptAt,
 )
+from framepack.generation.quality import QualityName
 from service.contract import events
 from service.contract.errors import Problem
 from service.contract.webhook import Webhook
@@ -164,6 +165,7 @@ class JobRequest(BaseModel):
     history_noise_mode: NoiseMode = "scaled"
     history_guidance: Annotated[float, Field(ge=1, le=MAX_HISTORY_GUIDANCE)] = 1.0
     attention: AttentionPattern = "full"
+    quality: QualityName = "exact"
     webhook: Annotated[
         Webhook | None,
         BeforeValidator(_webhook_from_text),
