@@ -31,7 +31,11 @@ def run(attempt: Attempt) -> Artifact:
         restarted(
             attempt.section, _history(attempt), attempt.models.codec, attempt.plan.request.seed
         ),
-        sampling_settings(attempt.plan, codebook=attempt.models.codebook),
+        sampling_settings(
+            attempt.plan,
+            attempt.models.step_cache(attempt.plan.request.quality),
+            attempt.models.codebook,
+        ),
         generator,
     )
     with attempt.stage("dit"):
