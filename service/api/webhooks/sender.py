@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 32
 SECONDS_BETWEEN_LOOKS = 1.0
+_CHANCE = random.SystemRandom()
 JITTER = 0.1
 """Pauses are up to so much longer, so that what failed together does not come back together."""
 
@@ -164,5 +165,5 @@ def outcome_of(attempt: Attempt, tries: int, retry_seconds: Sequence[float]) -> 
         return Outcome(attempt, "failed", disable=True)
     if tries >= len(retry_seconds):
         return Outcome(attempt, "failed")
-    pause = retry_seconds[tries] * (1 + JITTER * random.random())
+    pause = retry_seconds[tries] * (1 + JITTER * _CHANCE.random())
     return Outcome(attempt, "failed", again_ms=int(1000 * pause))
