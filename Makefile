@@ -7,7 +7,7 @@ PIP_ARGS ?=
 BIN := .venv/bin
 LINTED := framepack service worker bench tests
 
-.PHONY: demo test lint clean settings dashboards base-digest
+.PHONY: demo test lint chaos clean settings dashboards base-digest
 
 demo: .venv/up.installed
 	@$(BIN)/python -m service.demo
@@ -26,6 +26,12 @@ lint: .venv/test.installed
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[$*]'
 	@touch $@
+
+# Random kills, freezes, outages and storage faults against the whole service for so long, then a recount.
+SECONDS ?= 600
+SEED ?= 7
+chaos: .venv/test.installed
+	$(BIN)/python -m tests.faults --seconds $(SECONDS) --seed $(SEED)
 
 # Pages and files that are written by code; tests hold them to it.
 settings: .venv/test.installed

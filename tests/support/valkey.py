@@ -32,6 +32,12 @@ class Valkey:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def pid(self) -> int:
+        """Of the server, which must run."""
+        assert self._process is not None
+        return self._process.pid
+
     def __enter__(self) -> Valkey:
         self.start()
         return self

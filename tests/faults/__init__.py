@@ -1,0 +1,1 @@
+"""Random faults against the whole service, and a checker that recounts what came of them."""

@@ -1,0 +1,198 @@
+"""Random faults against the whole service while clients use it; see `python -m tests.faults -h`.
+
+Clients submit jobs over HTTP and follow them to the end, as often as it takes; a chance generator
+kills, freezes, cuts off. Whoever dies is replaced, as a supervisor would. The Redis server's clock
+is the machine's, so its jumps are not part of this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from service.client.client import Client
+from service.client.errors import RequestRefused, ServiceUnavailable
+from tests.faults.ledger import Ledger
+from tests.faults.stack import LEASE_SECONDS, ServiceStack
+from tests.support.faulty_store import Fault
+from tests.support.fleet import picture
+
+REQUESTS: tuple[dict[str, Any], ...] = (
+    {"prompt": "a red ball", "seconds": 2.4, "steps": 30, "seed": 1},
+    {"prompt": "a blue ring", "seconds": 3.6, "steps": 20, "seed": 2, "order": "forward"},
+    {"prompt": "a cyan square", "seconds": 1.2, "steps": 40, "seed": 3},
+)
+"""Two, three and one section."""
+
+SECONDS_BETWEEN_JOBS = 5.0
+SECONDS_BETWEEN_FAULTS = 4.0
+SECONDS_TO_END = 240.0
+MOST_OPEN = 8
+CANCELLED_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Chaos:
+    """How long, and which chances."""
+
+    seconds: float
+    seed: int
+
+
+class Run:
+    """One run against a stack, told to a ledger."""
+
+    def __init__(self, chaos: Chaos, stack: ServiceStack, ledger: Ledger) -> None:
+        self.chaos, self.stack, self.ledger = chaos, stack, ledger
+        self._followers: list[threading.Thread] = []
+
+    def __call__(self) -> None:
+        """Undisturbed videos first, then faults, then as long as the rest needs.
+
+        Raises:
+            TimeoutError: A job has not ended long after the last fault; the ledger tells which.
+        """
+        for number in range(len(REQUESTS)):
+            job, digest = self._follow(self._submit(number), control=None)
+            self.ledger.note("reference", request=number, job=job, sha256=digest)
+        breaker = threading.Thread(target=self._break_things)
+        breaker.start()
+        self._use_the_service()
+        breaker.join()
+        deadline = time.monotonic() + SECONDS_TO_END
+        for follower in self._followers:
+            follower.join(max(0.0, deadline - time.monotonic()))
+            if follower.is_alive():
+                raise TimeoutError("a job has not ended long after the last fault")
+
+    def _use_the_service(self) -> None:
+        rng = random.Random(f"{self.chaos.seed} clients")
+        end = time.monotonic() + self.chaos.seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, rng.expovariate(1 / SECONDS_BETWEEN_JOBS)))
+            if sum(follower.is_alive() for follower in self._followers) < MOST_OPEN:
+                number = rng.randrange(len(REQUESTS))
+                control = rng.uniform(0, 6) if rng.random() < CANCELLED_SHARE else None
+                follower = threading.Thread(target=self._user, args=(number, control), daemon=True)
+                self._followers.append(follower)
+                follower.start()
+
+    def _user(self, number: int, control: float | None) -> None:
+        """Somebody who wants a video, and perhaps thinks better of it some seconds later."""
+        self._follow(self._submit(number), control)
+
+    def _submit(self, number: int) -> str:
+        key = f"{self.chaos.seed}-{random.getrandbits(64):x}"
+        with self._client() as client:
+            job = _until_told(
+                lambda: client.submit(picture(), idempotency_key=key, **REQUESTS[number])
+            )
+        self.ledger.note("acknowledged", job=job.id, request=number)
+        return str(job.id)
+
+    def _follow(self, job_id: str, control: float | None) -> tuple[str, str | None]:
+        """To the end. Returns the job, and its video's hash if there is one."""
+        began, cancelled = time.monotonic(), False
+        with self._client() as client:
+            while True:
+                job = _until_told(lambda: client.get(job_id))
+                if job.status in ("completed", "failed", "cancelled"):
+                    break
+                self._look_for_a_leak(job_id)
+                if control is not None and not cancelled and time.monotonic() > began + control:
+                    with suppress(RequestRefused):  # it has just ended
+                        _until_told(lambda: client.cancel(job_id))
+                    self.ledger.note("control", job=job_id, action="cancel")
+                    cancelled = True
+                time.sleep(0.3)
+            digest = self._fetched(client, job_id) if job.status == "completed" else None
+        self.ledger.note("result", job=job_id, status=job.status, sha256=digest)
+        return job_id, digest
+
+    def _fetched(self, client: Client, job_id: str) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "video.mp4")
+            _until_told(lambda: client.fetch(job_id, path))
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def _look_for_a_leak(self, job_id: str) -> None:
+        """Ask for the video too early."""
+        with suppress(httpx.HTTPError, ServiceUnavailable):
+            answer = httpx.get(f"{self.stack.url}/jobs/{job_id}/video", timeout=5)
+            if not answer.is_error:
+                status = httpx.get(f"{self.stack.url}/jobs/{job_id}", timeout=5).json()["status"]
+                if status != "completed":
+                    self.ledger.note("leak", job=job_id, status=status)
+
+    def _client(self) -> Client:
+        return Client(self.stack.url, timeout=10.0, retry_seconds=(0.2, 0.5, 1.0))
+
+    def _break_things(self) -> None:
+        rng = random.Random(f"{self.chaos.seed} faults")
+        acts: dict[Callable[[random.Random], None], float] = {
+            self._kill_a_worker: 0.5,
+            self._kill_the_gateway: 0.1,
+            self._freeze: 0.15,
+            self._kill_redis: 0.07,
+            self._break_the_storage: 0.18,
+        }
+        end = time.monotonic() + self.chaos.seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, rng.expovariate(1 / SECONDS_BETWEEN_FAULTS)))
+            (act,) = rng.choices(list(acts), list(acts.values()))
+            act(rng)
+
+    def _kill_a_worker(self, rng: random.Random) -> None:
+        victim = rng.choice([v for v in self.stack.victims if v.role != "gateway"])
+        self.ledger.note("kill", role=victim.role, pid=victim.kill())
+
+    def _kill_the_gateway(self, _rng: random.Random) -> None:
+        (victim,) = (v for v in self.stack.victims if v.role == "gateway")
+        self.ledger.note("kill", role=victim.role, pid=victim.kill())
+
+    def _freeze(self, rng: random.Random) -> None:
+        victim = rng.choice(self.stack.victims)
+        seconds = rng.uniform(0.5, 2.5) * LEASE_SECONDS
+        pid = victim.signal(signal.SIGSTOP)
+        self.ledger.note("freeze", role=victim.role, pid=pid, seconds=round(seconds, 2))
+        thaw = threading.Timer(seconds, victim.signal, [signal.SIGCONT])
+        thaw.daemon = True
+        thaw.start()
+
+    def _kill_redis(self, rng: random.Random) -> None:
+        seconds = rng.uniform(0.2, 1.5 * LEASE_SECONDS)
+        self.ledger.note("redis_kill", pid=self.stack.valkey.pid, seconds=round(seconds, 2))
+        self.stack.valkey.kill()
+        time.sleep(seconds)
+        self.stack.valkey.start()
+
+    def _break_the_storage(self, rng: random.Random) -> None:
+        method = rng.choice(("PUT", "PUT", "GET"))
+        faults: tuple[Fault, ...] = ("refuse", "reset", "lose")
+        fault = rng.choice((*faults, "truncate") if method == "GET" else faults)
+        for _ in range(rng.randint(1, 4)):
+            self.stack.store.plan(method, fault)
+            self.ledger.note("storage_fault", method=method, fault=fault)
+
+
+def _until_told(ask: Callable[[], Any]) -> Any:
+    """Ask as often as it takes: the service may be away for a while."""
+    deadline = time.monotonic() + SECONDS_TO_END
+    while True:
+        try:
+            return ask()
+        except (ServiceUnavailable, httpx.HTTPError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
