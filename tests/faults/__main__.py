@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from tests.faults.chaos import Chaos, Run
 from tests.faults.ledger import Ledger
@@ -24,6 +27,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of everything left to chance")
     parser.add_argument("--folder", type=Path, help="for ledger, logs and data; must not exist")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, _interrupted)  # so that no process is left behind
     folder = options.folder or Path(tempfile.mkdtemp(prefix="chaos-"), "run")
     folder.mkdir(parents=True)
     ledger = Ledger(folder / "ledger.ndjson")
@@ -40,6 +44,10 @@ def main() -> int:
             env={**os.environ, **stack.environment(through_proxy=False)},
         )
     return status or checked.returncode
+
+
+def _interrupted(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":
