@@ -107,6 +107,7 @@ export const jobPath = (id, action = "") => `jobs/${id}${action ? `/${action}` :
 
 export const readOptions = () => json("options");
 export const readJob = (id, signal) => json(jobPath(id), { signal, background: true });
+export const readJobs = (limit) => json(`jobs?limit=${limit}`, { background: true });
 export const act = (id, action) => json(jobPath(id, action), { method: "POST" });
 export const videoLink = (id) => json(jobPath(id, "video"), { headers: { Accept: "application/json" } });
 

@@ -223,6 +223,8 @@ export class Stage {
     if (!confirm("Delete this video and everything stored of it?")) return;
     try {
       await request(`jobs/${id}`, { method: "DELETE" });
+      this.close();
+      byId("stage-title").focus();
       this.told.onGone(id);
     } catch (error) {
       tell(byId("say"), `It could not be deleted: ${error.message}`);

@@ -1,6 +1,7 @@
-// The videos below: what this browser remembers having made, as the service knows it now.
+// The videos below: the newest that the service knows of under this key, so that the queue is seen
+// from any device, and what this browser remembers having made, with its pictures.
 
-import { readJob } from "./api.js";
+import { readJob, readJobs } from "./api.js";
 import { byId, make, tell } from "./dom.js";
 import { kept, drop } from "./shelf.js";
 import { ago, STATUS, TERMINAL } from "./words.js";
@@ -21,9 +22,21 @@ export class Videos {
   /** Read everything anew. */
   async load() {
     const pictures = new Map((await kept()).map((entry) => [entry.id, entry]));
-    const ids = [...pictures.keys()].slice(0, MOST);
-    this.lay(ids, pictures);
-    await Promise.all(ids.map((id) => this.read(id)));
+    const listed = await this.listed();
+    const known = new Set(listed.map(({ id }) => id));
+    const others = [...pictures.keys()].filter((id) => !known.has(id));
+    this.lay([...known, ...others].slice(0, MOST), pictures);
+    for (const job of listed) if (this.cards.has(job.id)) this.update(job);
+    await Promise.all(others.filter((id) => this.cards.has(id)).map((id) => this.read(id)));
+  }
+
+  /** The newest jobs under this key; none without one, for nobody asked to look. */
+  async listed() {
+    try {
+      return (await readJobs(MOST)).data;
+    } catch {
+      return [];
+    }
   }
 
   async look() {
@@ -45,7 +58,7 @@ export class Videos {
     this.cards.clear();
     const items = ids.map((id) => this.card(id, pictures.get(id)));
     byId("shelf").replaceChildren(...items);
-    tell(byId("videos-note"), items.length ? "Made from this browser" : "Nothing made yet.");
+    tell(byId("videos-note"), items.length ? "" : "Nothing made yet.");
     for (const id of ids) if (this.jobs.has(id)) this.update(this.jobs.get(id));
     this.mark(this.current);
   }
