@@ -119,13 +119,18 @@ async def accept_in_turn(parts: Services, tenant: str, request: Request, read: R
         request: What they sent.
         read: Finds the submission in it.
     """
-    if parts.submissions.statistics().tasks_waiting >= MOST_WAITING:
-        raise ApiProblem("busy", "Many jobs are being submitted; try again shortly.")
-    submission = await read(request)
+    submission = await read_in_turn(parts, request, read)
     with tracing.accepting(request.headers):
         return await to_thread.run_sync(
             accept, parts, tenant, submission, limiter=parts.submissions
         )
+
+
+async def read_in_turn(parts: Services, request: Request, read: Reader) -> Submission:
+    """Read a submission, where not too many wait already. Raises ApiProblem."""
+    if parts.submissions.statistics().tasks_waiting >= MOST_WAITING:
+        raise ApiProblem("busy", "Many jobs are being submitted; try again shortly.")
+    return await read(request)
 
 
 def _idempotency(tenant: str, submission: Submission) -> Idempotency | None:

@@ -80,6 +80,13 @@ JOB_EXAMPLE: dict[str, Any] = {
     },
 }
 
+DRY_RUN_EXAMPLE: dict[str, Any] = {
+    "object": "dry_run",
+    "input": {**JOB_EXAMPLE["input"], "seed": None},
+    "plan": JOB_EXAMPLE["plan"],
+    "estimate": {"gpu_seconds": 4.1, "backlog_gpu_seconds": 61.5, "measured": True},
+}
+
 STREAM_EXAMPLE = (
     'id: 8\nevent: snapshot\nretry: 2000\ndata: {"job_id":"…","sequence":8,"type":"snapshot",…}\n\n'
     'event: step\ndata: {"job_id":"…","type":"step","data":{"section":2,"step":9,'

@@ -85,6 +85,12 @@ def _open_jobs(redis: Redis) -> Iterator[Sequence[str | None]]:
         yield from (answer for answer in answers if isinstance(answer, list))
 
 
+def seconds_per_cost(redis: Redis, preset: str) -> tuple[float, bool]:
+    """Seconds of a render worker for one unit of section cost, and whether that was measured."""
+    pace = cast(str | None, redis.hget(f"{KEY_PREFIX}pace", preset))
+    return _seconds_per_cost(pace), pace is not None
+
+
 def _seconds_per_cost(milliseconds: str | None) -> float:
     return SECONDS_PER_COST if milliseconds is None else float(milliseconds) / 1000
 

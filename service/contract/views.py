@@ -193,6 +193,34 @@ class JobView(View):
     links: Links
 
 
+class EstimateView(View):
+    """What a job would cost and find before it.
+
+    Attributes:
+        gpu_seconds: Sampling it, on one worker of this service.
+        backlog_gpu_seconds: What one such worker would need for all open jobs of the preset.
+            Workers share it, and a tenant with little of it need not wait for all of it.
+        measured: Whether sections of the preset were timed here; else it is one H100's pace.
+    """
+
+    gpu_seconds: float
+    backlog_gpu_seconds: float
+    measured: bool
+
+
+class DryRunView(View):
+    """What would come of a submission. Nothing was stored.
+
+    Attributes:
+        input: The request; null would take the preset's default, a null seed would be drawn.
+    """
+
+    object: Literal["dry_run"] = "dry_run"
+    input: InputView
+    plan: PlanView
+    estimate: EstimateView
+
+
 class JobListView(View):
     """Some of a tenant's jobs.
 

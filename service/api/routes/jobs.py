@@ -5,19 +5,20 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from service.api.acceptance import accept_in_turn, ring
 from service.api.deps import OwnedJob, Services, TheServices, TheTenant
 from service.api.errors import documented
+from service.api.forecast import forecast_in_turn
 from service.api.quota import QUOTA_HEADERS, quota_headers
 from service.api.representation import etag, job_view, just_accepted
-from service.api.schemas import JOB_EXAMPLE
+from service.api.schemas import DRY_RUN_EXAMPLE, JOB_EXAMPLE
 from service.api.submission import read_submission, request_body_schema
 from service.contract.job import JobSpec, JobStatus
-from service.contract.views import JobView
+from service.contract.views import DryRunView, JobView
 
 router = APIRouter(tags=["jobs"])
 
@@ -30,6 +31,11 @@ SECONDS_BETWEEN_POLLS = 2
     response_model=JobView,
     openapi_extra=request_body_schema(),
     responses={
+        200: {
+            "description": "With `dry_run`: what would come of it. Nothing was stored.",
+            "model": DryRunView,
+            "content": {"application/json": {"example": DRY_RUN_EXAMPLE}},
+        },
         202: {
             "description": "Accepted, durably: the job survives any crash of the service.",
             "headers": {
@@ -51,6 +57,7 @@ async def submit_job(
     asking: TheTenant,
     parts: TheServices,
     idempotency_key: Annotated[str | None, Header()] = None,
+    dry_run: Annotated[bool, Query()] = False,
 ) -> Response:
     """Submit a picture and a prompt.
 
@@ -59,7 +66,13 @@ async def submit_job(
 
     With an `Idempotency-Key` (1 to 255 visible ASCII characters) the same request sent again within
     24 hours, even at the same time, is the same job; another request with that key is refused.
+
+    With `dry_run=true` the same is checked and planned, and the answer says what would come of it:
+    sections, length and size of the video, seconds of work. Nothing is stored or counted.
     """
+    if dry_run:
+        forecast = await forecast_in_turn(parts, asking, request)
+        return JSONResponse(forecast.model_dump(mode="json"))
     accepted = await accept_in_turn(parts, asking, request, read_submission)
     view = await run_in_threadpool(just_accepted, parts, accepted.spec)
     headers = {"Location": view.links.self, **quota_headers(accepted.quota)}
