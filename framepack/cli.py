@@ -256,18 +256,25 @@ def _generate(options: argparse.Namespace) -> int:
     from framepack.generation.generate import generate
     from framepack.generation.stepcache import TeaCacheSettings
     from framepack.generation.stitch import check_delivery
+    from framepack.generation.together import follow
     from framepack.presets import load_preset
+    from framepack.training.processes import join_processes
 
     check_delivery(options.delivery, plan)
+    processes, device = join_processes(options.device)
     models = load_preset(
         plan.request.preset,
         options.weights,
-        options.device,
+        device if processes.count > 1 else options.device,
         _loras(options),
         options.codebook,
         options.placement,
     )
+    models.processes = processes.count
     step_cache = None if options.teacache is None else TeaCacheSettings(options.teacache)
+    if not processes.main:
+        follow(models, plan, image, step_cache)
+        return 0
     events = generate(models, plan, image, options.output, options.delivery, step_cache)
     finished = _with_progress_bar(events, plan)
     sys.stdout.write(

@@ -39,6 +39,7 @@ from framepack.models.base import PackedModel
 from framepack.models.fingerprint import Fingerprint, arithmetic, library_versions
 from framepack.models.loading import file_sha256, files_sha256
 from framepack.models.lora import merge_lora, read_lora, weight_shapes
+from framepack.models.parallel import SequenceParallel
 from framepack.models.placement import RESIDENT, Placement, Placing
 
 FOLDERS = FAMILIES["hunyuan-video"].folders
@@ -172,6 +173,9 @@ class Models:
         self.preset = preset
         self.device = device
         self.placement = placement
+        self.processes = 1
+        """That split each section's tokens; more are for who has joined a process group of as many,
+        and set before the transformer is asked for."""
         self.precision = preset.precision[device.type]
         if placement.host_codec:
             self.precision = replace(self.precision, codec=preset.precision["cpu"].codec)
@@ -192,9 +196,11 @@ class Models:
     @cached_property
     def transformer(self) -> PackedModel[Any]:
         """The packed transformer in its inference form, LoRAs merged. Raises WeightsError."""
-        model: PackedModel[Any] = self.preset.family.infer(
-            self.released_transformer(), None, self._placing
-        )
+        released = self.released_transformer()
+        parallel = None
+        if self.processes > 1:
+            parallel = SequenceParallel(released.config.num_attention_heads)
+        model: PackedModel[Any] = self.preset.family.infer(released, parallel, self._placing)
         return model
 
     def released_transformer(self) -> Transformer:
@@ -391,6 +397,8 @@ def _transformer_details(
     details["step_cache"] = repr(step_cache)
     if models.placement.float8:
         details["storage"] = "float8"
+    if models.processes > 1:
+        details["processes"] = str(models.processes)  # sums round otherwise
     if models.loras and models.placement != RESIDENT:
         details["loras_merged"] = "on the host"  # which may round otherwise
     return details
