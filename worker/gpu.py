@@ -13,6 +13,19 @@ import torch
 CPU_PRESETS = frozenset({"tiny", "tiny-wan"})
 """Presets a CPU can serve; the others would take days for a video."""
 
+PEAK_TFLOPS = (
+    ("H100 PCIe", 756.0),
+    ("H100 NVL", 835.0),
+    ("H100", 989.4),
+    ("GH200", 989.4),
+    ("H200", 989.4),
+    ("H20", 148.0),
+    ("A100", 311.9),
+    ("L40S", 362.0),
+    ("RTX 4090", 165.2),
+)
+"""Dense bf16 TFLOP/s by part of a device's name, from its maker's data sheets; the first counts."""
+
 
 class WrongDevice(Exception):  # noqa: N818 - reads as what it is at the raise site
     """The device is missing or not the one this worker is meant for."""
@@ -59,6 +72,19 @@ def device_name(device: torch.device) -> str:
     if not torch.cuda.is_available() or index >= torch.cuda.device_count():
         raise WrongDevice(f"there is no {device}: torch sees {torch.cuda.device_count()} GPUs")
     return torch.cuda.get_device_name(device)
+
+
+def peak_flops(device: torch.device, stated_tflops: float | None) -> float:
+    """Operations a second that utilisation is measured against; 0 where nobody says.
+
+    Args:
+        device: That is there.
+        stated_tflops: What the operator says, which goes before what is known of the device.
+    """
+    if stated_tflops is not None:
+        return stated_tflops * 1e12
+    name = device_name(device)
+    return next((tflops * 1e12 for part, tflops in PEAK_TFLOPS if part in name), 0.0)
 
 
 def memory_bytes(device: torch.device) -> dict[str, int]:

@@ -37,6 +37,23 @@ class WorkerMetrics:
             buckets=_STEP_SECONDS,
             registry=self.registry,
         )
+        self.model_flops = Counter(
+            "framepack_model_flops_total",
+            "Floating point operations that the model needed in denoising steps, by its layout.",
+            ["preset"],
+            registry=self.registry,
+        )
+        self.peak_flops = Gauge(
+            "framepack_device_peak_flops",
+            "Dense bf16 operations a second that the device's maker states; 0 where none is known.",
+            registry=self.registry,
+        )
+        self.cache_skipped = Counter(
+            "framepack_cache_skipped_steps_total",
+            "Evaluations of the model that a step cache estimated instead.",
+            ["preset"],
+            registry=self.registry,
+        )
         self.task_seconds = Histogram(
             "framepack_task_seconds",
             "One committed task: encode, sample or decode a section, finish.",

@@ -26,7 +26,7 @@ from worker.artifacts import Artifacts
 from worker.drain import Drain
 from worker.engine import Engine
 from worker.faults import CrashPoint
-from worker.gpu import WrongDevice, choose_device
+from worker.gpu import WrongDevice, choose_device, peak_flops
 from worker.heartbeat import Heartbeat
 from worker.listener import Listener, listen
 from worker.metrics import WorkerMetrics
@@ -58,6 +58,7 @@ def run_lane(lane: Lane, settings: WorkerSettings) -> int:
     metrics.now(lane, "loading")
     try:
         device = choose_device(settings.device, settings.expect_device, settings.presets)
+        metrics.peak_flops.set(peak_flops(device, settings.device_tflops))
         engine = Engine(lane, settings.presets, settings.weights, device, settings.placement)
         for preset, seconds in engine.load().items():
             metrics.load_seconds.labels(preset).set(seconds)

@@ -183,4 +183,5 @@ def _described(task: Task) -> dict[str, str | int]:
     """A task as a span shows it."""
     found = {"messaging.message.id": task.job_id, "framepack.preset": task.spec.request.preset}
     numbers = {"framepack.task": task.number, "framepack.crashes": task.crashes}
-    return {**found, **numbers}
+    section = {} if task.section is None else {"framepack.section": task.section}
+    return {**found, **numbers, **section}

@@ -18,9 +18,12 @@ class WorkerSettings(Settings):
         placement: What of the models lies on the device and what waits on the host: ``resident``,
             ``staged``, ``streamed``, ``streamed:BLOCKS``, each with or without ``+float8``.
             `framepack plan-memory` says what fits.
+        device_tflops: Dense bf16 TFLOP/s of the device, which model-FLOP utilisation is measured
+            against; None takes the maker's number for devices that are known.
         log_level: Of the worker's own log.
     """
 
     drain_seconds: Annotated[float, Field(ge=0)] | None = None
     placement: str = "resident"
+    device_tflops: Annotated[float, Field(gt=0)] | None = None
     log_level: str = "INFO"

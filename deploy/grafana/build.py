@@ -137,6 +137,12 @@ OVERVIEW = Dashboard(
     ],
 )
 
+UTILISATION = (
+    f"{rate('framepack_model_flops_total', 'instance', PRESET)}"
+    f" / {rate('framepack_step_seconds_sum', 'instance', PRESET)}"
+    " / max by (instance) (framepack_device_peak_flops > 0)"
+)
+
 WORKERS = Dashboard(
     "framepack-workers",
     "FramePack / Workers and GPUs",
@@ -149,6 +155,25 @@ WORKERS = Dashboard(
             [(quantile(0.95, "framepack_section_seconds", "preset, stage"), "{{preset}} {{stage}}")],
         ),
         FRAMES,
+        Panel(
+            "Model-FLOP utilisation of denoising",
+            "percentunit",
+            [(UTILISATION, "{{instance}}")],
+            "Operations the model needs, over seconds of steps, over the device's stated peak. "
+            "Nothing where no peak is known: FRAMEPACK_DEVICE_TFLOPS.",
+        ),
+        Panel(
+            "Steps skipped by a cache",
+            "percentunit",
+            [
+                (
+                    f"{rate('framepack_cache_skipped_steps_total', 'preset', PRESET)}"
+                    f" / {rate('framepack_step_seconds_count', 'preset', PRESET)}",
+                    "{{preset}}",
+                )
+            ],
+            "Evaluations estimated instead of computed, for each step; guidance has several.",
+        ),
         STATES,
         Panel(
             "Part of the time at work",

@@ -104,6 +104,17 @@ def part(name: str, **attributes: str | int) -> Iterator[Span]:
         yield span
 
 
+def past(name: str, began_ns: int, attributes: Mapping[str, str | int]) -> None:
+    """A span inside the current one of what began then and ends now.
+
+    Args:
+        name: Of the span.
+        began_ns: By `time.time_ns`.
+        attributes: Of the span.
+    """
+    _tracer().start_span(name, start_time=began_ns, attributes=attributes).end()
+
+
 def _context(traceparent: str) -> Context:
     # An empty or damaged header gives the empty context, that is, a trace of its own.
     return _PROPAGATOR.extract({_HEADER: traceparent}, context=Context())

@@ -12,10 +12,8 @@ import math
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ import pytest
 from framepack.models.tiny import build_folder
 from service.contract.job import Lane
 from tests.support.fleet import Fleet, picture, wait_for
+from tests.support.gateway import gateway
 from tests.support.prometheus import Prometheus, Series
 from tests.support.valkey import Valkey, free_port
 
@@ -65,7 +64,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     with (
         Valkey(folder / "valkey") as valkey,
         Fleet(valkey.url, folder / "nano", folder, lease_seconds="1.5") as fleet,
-        _gateway(fleet, gateway_port) as http,
+        gateway(fleet, metrics_port=str(gateway_port)) as http,
         Prometheus(
             folder,
             {
@@ -75,7 +74,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             rules,
         ) as server,
     ):
-        fleet.start("supervise", metrics_port=str(worker_port)).wait_until_ready(len(Lane))
+        stated = {"metrics_port": str(worker_port), "device_tflops": "0.1"}
+        fleet.start("supervise", **stated).wait_until_ready(len(Lane))
         wait_for(lambda: server.targets_up() == 3, 30.0)
         _events(fleet, http)
         yield server
@@ -108,40 +108,6 @@ def _submit(http: httpx.Client) -> str:
     assert answer.status_code == 202, answer.text
     job: str = answer.json()["id"]
     return job
-
-
-@contextmanager
-def _gateway(fleet: Fleet, metrics_port: int) -> Iterator[httpx.Client]:
-    """`python -m service gateway` on the fleet's record and storage."""
-    port = free_port()
-    settings = {
-        "FRAMEPACK_REDIS_URL": fleet.settings.redis_url,
-        "FRAMEPACK_STORAGE_URL": fleet.settings.storage_url,
-        "FRAMEPACK_PUBLIC_URL": f"http://127.0.0.1:{port}",
-        "FRAMEPACK_SIGNING_SECRET": "a secret for this test",
-        "FRAMEPACK_AUTH": "open",
-        "FRAMEPACK_LEASE_SECONDS": str(fleet.settings.lease_seconds),
-        "FRAMEPACK_METRICS_PORT": str(metrics_port),
-    }
-    command = [sys.executable, "-m", "service", "gateway", "--port", str(port)]
-    with (
-        subprocess.Popen(
-            command, env={**os.environ, **settings}, stderr=subprocess.DEVNULL
-        ) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as http,
-    ):
-        try:
-            wait_for(lambda: _answers(http), 60.0)
-            yield http
-        finally:
-            process.terminate()
-
-
-def _answers(http: httpx.Client) -> bool:
-    try:
-        return http.get("/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def _two_free_ports() -> int:

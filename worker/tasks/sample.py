@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from contextlib import closing
 
@@ -17,6 +16,7 @@ from framepack.types import Latents
 from service.contract.job import Artifact
 from worker.checkpoints import CONTENT_TYPE, SectionCheckpoint
 from worker.gpu import Pace
+from worker.steps import StepMeter, work_of
 from worker.tasks.attempt import Attempt
 
 
@@ -24,6 +24,7 @@ def run(attempt: Attempt) -> Artifact:
     """Sample the task's section and store its checkpoint."""
     generator = _noise(attempt)
     conditioning = attempt.conditioning()
+    skipping = attempt.models.step_cache(attempt.plan.request.quality)
     steps = sample_section(
         attempt.models.transformer,
         conditioning,
@@ -31,15 +32,13 @@ def run(attempt: Attempt) -> Artifact:
         restarted(
             attempt.section, _history(attempt), attempt.models.codec, attempt.plan.request.seed
         ),
-        sampling_settings(
-            attempt.plan,
-            attempt.models.step_cache(attempt.plan.request.quality),
-            attempt.models.codebook,
-        ),
+        sampling_settings(attempt.plan, skipping, attempt.models.codebook),
         generator,
     )
+    preset = attempt.models.preset.name
     with attempt.stage("dit"):
-        latents = _sampled(attempt, steps)
+        meter = StepMeter(attempt.tools.metrics, preset, work_of(attempt))
+        latents = _sampled(attempt, steps, meter)
     checkpoint = SectionCheckpoint(latents, generator.get_state())
     stored = attempt.store("safetensors", checkpoint.to_bytes(), CONTENT_TYPE)
     attempt.tools.artifacts.remember(stored, checkpoint, checkpoint.num_bytes)
@@ -62,17 +61,17 @@ def _history(attempt: Attempt) -> History:
     return history
 
 
-def _sampled(attempt: Attempt, steps: Generator[Step, None, Latents]) -> Latents:
+def _sampled(attempt: Attempt, steps: Generator[Step, None, Latents], meter: StepMeter) -> Latents:
     """Drive the sampler, reporting every step; leaves at a step when the work should end."""
     pace = Pace(attempt.models.device)
     previews = attempt.tools.previews.of(attempt.lease, attempt.models, attempt.plan.latent_size)
-    seconds = attempt.tools.metrics.step_seconds.labels(attempt.models.preset.name)
-    total, reported, began = attempt.plan.steps, 0, time.perf_counter()
+    total, reported = attempt.plan.steps, 0
     with closing(steps):
         while True:
             try:
                 step = next(steps)
             except StopIteration as finished:
+                meter.span()
                 _report(attempt, range(reported, total))
                 latents: Latents = finished.value
                 return latents
@@ -81,9 +80,8 @@ def _sampled(attempt: Attempt, steps: Generator[Step, None, Latents]) -> Latents
             _report(attempt, range(reported, done))
             previews.done(done, total)
             attempt.check()
-            now = time.perf_counter()
-            seconds.observe(now - began)
-            reported, began = done, now
+            meter.step(step.skipped)
+            reported = done
 
 
 def _report(attempt: Attempt, steps: range) -> None:
