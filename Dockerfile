@@ -1,5 +1,5 @@
 # Two images from one file: `gateway` (no torch, small) and `worker` (torch; CUDA comes with torch's own wheels).
-# The base is an argument, so that an operator can put a mirror, or `make base-digest`'s answer, in its place.
+# The base is an argument, so that an operator can put a mirror, or the digest that `make digests` read, in its place.
 # A pip configuration for an index of your own is handed in as a secret and stays in no layer:
 #   docker build --target gateway --secret id=pip,src=$HOME/.config/pip/pip.conf .
 ARG PYTHON_BASE=python:3.11-slim-bookworm

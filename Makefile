@@ -7,7 +7,7 @@ PIP_ARGS ?=
 BIN := .venv/bin
 LINTED := framepack service worker bench tests
 
-.PHONY: demo test lint chaos clean settings dashboards base-digest
+.PHONY: demo test lint chaos clean settings dashboards digests
 
 demo: .venv/up.installed
 	@$(BIN)/python -m service.demo
@@ -41,10 +41,9 @@ settings: .venv/test.installed
 dashboards:
 	$(PYTHON) deploy/grafana/build.py
 
-# The digest of the base image as a registry tells it now; to be handed to docker build as --build-arg PYTHON_BASE.
-BASE := $(shell sed -n 's/^ARG PYTHON_BASE=//p' Dockerfile)
-base-digest:
-	@docker buildx imagetools inspect --format '$(BASE)@{{.Manifest.Digest}}' '$(BASE)'
+# Digests of all images from their registries, for docker compose --env-file; nothing where one does not answer.
+digests:
+	@deploy/digests.sh
 
 clean:
 	rm -rf .venv data out .pytest_cache .mypy_cache .ruff_cache .coverage
