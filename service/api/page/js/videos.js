@@ -1,7 +1,7 @@
 // The videos below: the newest that the service knows of under this key, so that the queue is seen
 // from any device, and what this browser remembers having made, with its pictures.
 
-import { readJob, readJobs } from "./api.js";
+import { access, readJob, readJobs } from "./api.js";
 import { byId, make, tell } from "./dom.js";
 import { kept, drop } from "./shelf.js";
 import { ago, STATUS, TERMINAL } from "./words.js";
@@ -22,7 +22,8 @@ export class Videos {
   /** Read everything anew. */
   async load() {
     const pictures = new Map((await kept()).map((entry) => [entry.id, entry]));
-    const listed = await this.listed();
+    // A browser that has neither a key nor a video has nothing to ask for.
+    const listed = access.key || pictures.size ? await this.listed() : [];
     const known = new Set(listed.map(({ id }) => id));
     const others = [...pictures.keys()].filter((id) => !known.has(id));
     this.lay([...known, ...others].slice(0, MOST), pictures);
@@ -30,7 +31,7 @@ export class Videos {
     await Promise.all(others.filter((id) => this.cards.has(id)).map((id) => this.read(id)));
   }
 
-  /** The newest jobs under this key; none without one, for nobody asked to look. */
+  /** The newest jobs under this key; none where it is refused, for nobody asked to look. */
   async listed() {
     try {
       return (await readJobs(MOST)).data;
