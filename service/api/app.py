@@ -43,6 +43,7 @@ from service.contract.access import Access
 from service.contract.bells import Bells
 from service.contract.connections import connect
 from service.contract.endpoints import Endpoints
+from service.contract.errors import ContractError
 from service.contract.eventlog import EventHub
 from service.contract.outbox import Outbox
 from service.contract.record import Record
@@ -124,8 +125,18 @@ def _services(settings: Settings) -> Services:
 
 def _sender(parts: Services) -> Sender:
     settings = parts.settings
+
+    def traceparent_of(job_id: str) -> str:
+        try:
+            return parts.record.spec(job_id).traceparent if settings.traces_endpoint else ""
+        except ContractError:  # a job that is gone; what it has to say is sent all the same
+            return ""
+
     policy = SenderPolicy(
-        settings.public_url, settings.webhook_networks, settings.webhook_retry_seconds
+        settings.public_url,
+        settings.webhook_networks,
+        settings.webhook_retry_seconds,
+        traceparent_of,
     )
     return Sender(parts.outbox, parts.endpoints, parts.metrics, policy)
 

@@ -11,7 +11,7 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 import httpcore
@@ -23,6 +23,7 @@ from service.api.webhooks.message import body_of, signatures
 from service.api.webhooks.poster import Poster
 from service.contract.endpoints import Endpoints
 from service.contract.outbox import Attempt, Delivery, Outbox, Outcome
+from service.contract.tracing import current_traceparent, working
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +42,13 @@ class SenderPolicy:
         public_url: Where clients reach the gateway.
         networks: Private networks that webhooks may reach, and without TLS.
         retry_seconds: Pauses before the second, third, ... try.
+        traceparent_of: Of a job by its id; empty for one that is not traced.
     """
 
     public_url: str
     networks: Sequence[Network]
     retry_seconds: Sequence[float]
+    traceparent_of: Callable[[str], str] = lambda job_id: ""
 
 
 class Sender:
@@ -106,7 +109,10 @@ class Sender:
     async def _send(self, poster: Poster, delivery: Delivery) -> None:
         try:
             secrets = await asyncio.to_thread(self._endpoints.secrets, delivery.tenant)
-            attempt = await self._attempt(poster, delivery, secrets.all)
+            origin = await asyncio.to_thread(self._policy.traceparent_of, delivery.job_id)
+            with working("webhook", origin, _described(delivery)) as span:
+                attempt = await self._attempt(poster, delivery, secrets.all)
+                span.set_attribute("http.response.status_code", attempt.status or 0)
             outcome = outcome_of(attempt, delivery.tries, self._policy.retry_seconds)
             if await asyncio.to_thread(self._outbox.settle, delivery, outcome):
                 self._count(outcome)
@@ -126,6 +132,8 @@ class Sender:
             "webhook-timestamp": str(now),
             "webhook-signature": signatures(secrets, delivery.id, now, body),
         }
+        if traceparent := current_traceparent():
+            headers["traceparent"] = traceparent
         status, error = None, None
         try:
             status = await poster.post(delivery.url, headers, body)
@@ -142,6 +150,16 @@ class Sender:
     def _count(self, outcome: Outcome) -> None:
         word = "retried" if outcome.again_ms is not None else outcome.state
         self._metrics.webhooks.labels(word).inc()
+
+
+def _described(delivery: Delivery) -> dict[str, str | int]:
+    """A delivery as a span shows it; its URL may hold a receiver's secret."""
+    numbers = {"framepack.webhook.tries": delivery.tries}
+    return {
+        "messaging.message.id": delivery.job_id,
+        "framepack.webhook.event": delivery.event,
+        **numbers,
+    }
 
 
 def _reason(error: Exception) -> str:
