@@ -193,6 +193,7 @@ def _spec(tenant: str, request: JobRequest, plan: Plan, image: DecodedImage | No
     return JobSpec(
         id=job_id,
         tenant=tenant,
+        priority=request.priority,
         request=request,
         image=None if image is None else _artifact(job_id, image),
         image_size=None if image is None else image.size,

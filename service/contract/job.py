@@ -48,6 +48,8 @@ from service.contract.webhook import Webhook
 SCHEMA_VERSION = 1
 MAX_PROMPT_CHARACTERS = 2000
 MAX_LATER_PROMPTS = 20
+MAX_TTL_SECONDS = 7 * 24 * 3600
+MAX_TIMEOUT_SECONDS = 24 * 3600
 
 
 class JobStatus(StrEnum):
@@ -134,12 +136,18 @@ def _webhook_from_text(value: Any) -> Any:
 
 _WEBHOOK_SCHEMA = {"anyOf": [Webhook.model_json_schema(), {"type": "null"}], "default": None}
 
-_OF_THE_JOB = frozenset({"webhook"})
+_OF_THE_JOB = frozenset({"webhook", "priority", "ttl_seconds", "timeout_seconds"})
 """Fields that say nothing about the video."""
 
 
 class JobRequest(BaseModel):
-    """What a user may set; the picture, if there is one, travels beside it."""
+    """What a user may set; the picture, if there is one, travels beside it.
+
+    Attributes:
+        priority: ``low`` waits until nothing else does. Above ``normal`` is only the operator.
+        ttl_seconds: The job fails if no worker has begun it by then.
+        timeout_seconds: The job fails when workers have spent this long on it.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -166,6 +174,9 @@ class JobRequest(BaseModel):
     history_guidance: Annotated[float, Field(ge=1, le=MAX_HISTORY_GUIDANCE)] = 1.0
     attention: AttentionPattern = "full"
     quality: QualityName = "exact"
+    priority: Literal["normal", "low"] = "normal"
+    ttl_seconds: Annotated[int, Field(ge=1, le=MAX_TTL_SECONDS)] | None = None
+    timeout_seconds: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_SECONDS)] | None = None
     webhook: Annotated[
         Webhook | None,
         BeforeValidator(_webhook_from_text),

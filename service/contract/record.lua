@@ -9,7 +9,12 @@ local function leased(id)
   return num(id, 'render.lease') > 0 or num(id, 'deliver.lease') > 0
 end
 
+-- Workers' time on a job is counted whenever a lane is left; of a lost worker's, up to the lease's end.
 local function drop_lease(id, lane)
+  local lease, began = num(id, lane .. '.lease'), num(id, lane .. '.began')
+  if lease > 0 and began > 0 then
+    redis.call('HINCRBY', job_key(id), 'worked', math.max(0, math.floor(math.min(now, lease) - began)))
+  end
   set(id, lane .. '.lease', 0)
   redis.call('ZREM', key('leases'), id .. ' ' .. lane)
 end
@@ -30,6 +35,16 @@ local function holds(id, lane, fence)
     and not terminal(get(id, 'status'))
 end
 
+-- Whether workers have spent the time on a job that it may take; those at work now are counted in.
+local function overdue(id)
+  local timeout, worked = num(id, 'timeout'), num(id, 'worked')
+  if timeout == 0 then return false end
+  for _, lane in ipairs(LANES) do
+    if num(id, lane .. '.lease') > 0 then worked = worked + now - num(id, lane .. '.began') end
+  end
+  return worked >= timeout
+end
+
 local function signal(id)
   local status = get(id, 'status')
   if status == 'cancelling' then return 'cancel' end
@@ -44,6 +59,7 @@ local function finish(id, status, data)
   set(id, 'status', status, 'finished', now)
   refresh(id)
   redis.call('SREM', key('open'), id)
+  redis.call('ZREM', key('deadlines'), id)
   emit(id, status, data)
   count_end(id, status)
   limits.note_end(id, status)
@@ -66,9 +82,17 @@ local function fail(id, problem)
   finish(id, 'failed', '{"error":' .. problem .. '}')
 end
 
+-- A job whose time is spent fails; its workers hear of it at their next report.
+local function end_overdue(id)
+  if terminal(get(id, 'status')) or not overdue(id) then return false end
+  if get(id, 'status') ~= 'cancelling' then fail(id, get(id, 'timeout.problem')) end
+  return true
+end
+
 -- A record that no transition can work with: out of everybody's way, and failed if it can say so.
 local function condemn(id, problem)
   redis.call('SREM', key('open'), id)
+  redis.call('ZREM', key('deadlines'), id)
   for _, lane in ipairs(LANES) do
     redis.call('ZREM', key('leases'), id .. ' ' .. lane)
     redis.call('ZREM', key('delayed'), id .. ' ' .. lane)
@@ -124,6 +148,13 @@ local function lapse(policy, limit)
       if sound(id) then refresh(id) else condemn(id, policy.invalid_problem) end
     end
   end
+  local late = redis.call('ZRANGEBYSCORE', key('deadlines'), '-inf', now, 'LIMIT', 0, limit)
+  for _, id in ipairs(late) do
+    redis.call('ZREM', key('deadlines'), id)
+    if exists(id) and sound(id) and not terminal(get(id, 'status')) and not get(id, 'started') then
+      fail(id, get(id, 'ttl.problem') or policy.invalid_problem)
+    end
+  end
   return lapsed
 end
 
@@ -164,6 +195,7 @@ local function begin(id, lane, a)
   end
   if get(id, 'status') == 'queued' then
     set(id, 'status', 'running', 'started', now)
+    redis.call('ZREM', key('deadlines'), id)
     emit(id, 'started')
     observe(id, 'queue_wait', now - num(id, 'created'))
   end
@@ -209,6 +241,11 @@ function transitions.submit(a)
     'render.next', 0, 'render.fence', 0, 'render.lease', 0, 'render.crashes', 0,
     'deliver.next', 0, 'deliver.fence', 0, 'deliver.lease', 0, 'deliver.crashes', 0)
   if a.webhook then set(a.id, 'webhook', a.webhook) end
+  if a.timeout then set(a.id, 'timeout', a.timeout, 'timeout.problem', a.timeout_problem) end
+  if a.ttl then
+    set(a.id, 'ttl.problem', a.ttl_problem)
+    redis.call('ZADD', key('deadlines'), now + a.ttl, a.id)
+  end
   redis.call('SADD', key('open'), a.id)
   redis.call('ZADD', key('listed', a.tenant), order, a.id)
   if a.idempotency then
@@ -246,12 +283,14 @@ end
 
 function transitions.renew(a)
   if not holds(a.id, a.lane, a.fence) then return { signal = 'lost' } end
+  if end_overdue(a.id) then return { signal = 'cancel' } end
   extend_lease(a.id, a.lane, a.lease_ms)
   return { signal = signal(a.id) }
 end
 
 function transitions.step(a)
   if not holds(a.id, a.lane, a.fence) then return { signal = 'lost' } end
+  if end_overdue(a.id) then return { signal = 'cancel' } end
   local step = cjson.encode({ job_id = a.id, section = a.section, step = a.step,
     total_steps = a.total_steps, total_sections = num(a.id, 'sections') })
   set(a.id, 'step', step)
@@ -309,6 +348,7 @@ function transitions.commit(a)
   redis.call('HDEL', job_key(a.id), a.lane .. '.after')
   limits.note_commit(a.id, a.lane, a.artifact)
   tell_of_commit(a)
+  end_overdue(a.id)
   return { accepted = true, ring = refresh(a.id) }
 end
 

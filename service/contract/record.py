@@ -22,6 +22,7 @@ from typing import Any, cast
 from redis import Redis
 
 from service.contract.connections import KEY_PREFIX
+from service.contract.deadlines import deadlines_of
 from service.contract.errors import (
     IdempotencyMismatch,
     JobConflict,
@@ -190,6 +191,7 @@ class Record:
             retention=self.policy.retention_ms,
             limits=self.policy.for_submissions(),
             **_webhook(spec),
+            **deadlines_of(spec.request),
             **({} if idempotency is None else {"idempotency": asdict(idempotency)}),
         )
         if answer.get("mismatch"):

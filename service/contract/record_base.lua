@@ -10,6 +10,7 @@
 -- events                        the latest events of all jobs, for readers that follow many
 -- open, healed                  ids of jobs that have not ended; how far the last look at them came
 -- leases, delayed               "{id} {lane}" by expiry, by end of a back-off
+-- deadlines                     ids of jobs by the time at which they must have begun
 -- claim:{token}                 the job that a claim got, for as long as its answer may be lost
 -- idempotent:{hash}             "{hash of the request} {id}" of a submission with an Idempotency-Key
 -- record_sharing.lua describes the keys of jobs that wait.
@@ -54,7 +55,7 @@ end
 
 local STATES = { queued = true, running = true, paused = true, cancelling = true,
   completed = true, failed = true, cancelled = true }
-local COUNTS = { 'version', 'order', 'sections', 'ahead', 'retention', 'created', 'sequence',
+local COUNTS = { 'worked', 'timeout', 'version', 'order', 'sections', 'ahead', 'retention', 'created', 'sequence',
   'render.next', 'render.fence', 'render.lease', 'render.crashes', 'render.after',
   'deliver.next', 'deliver.fence', 'deliver.lease', 'deliver.crashes', 'deliver.after' }
 local WORDS = { 'version', 'spec', 'tenant', 'preset', 'priority', 'sections' }

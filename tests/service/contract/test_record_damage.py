@@ -287,6 +287,7 @@ class TestSweeping:
             f"framepack:job:{spec.id}:events",
             "framepack:events",
             "framepack:submitted",
+            "framepack:listed:someone",
             "framepack:counts",
             "framepack:pace",
             "framepack:usage:someone",
