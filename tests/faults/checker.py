@@ -92,7 +92,7 @@ class Checker:
         if job.status not in wanted:
             yield Finding("lost", f"{job_id} is {job.status}: {job.error}")
         told = eventlog.read(self.redis, job_id)
-        yield from _of_events(job_id, told)
+        yield from of_events(job_id, told)
         if job.status == "completed":
             yield from self._of_video(job, self.expected[request])
 
@@ -122,7 +122,7 @@ class Checker:
         return [Artifact.model_validate_json(value).key for value in named]
 
 
-def _of_events(job_id: str, told: Sequence[Event]) -> Iterator[Finding]:
+def of_events(job_id: str, told: Sequence[Event]) -> Iterator[Finding]:
     """Sequence without gaps, one terminal event, at the end; no section made after its commit."""
     numbers = [event.sequence for event in told]
     if numbers != list(range(1, len(told) + 1)):
