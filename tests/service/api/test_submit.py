@@ -168,7 +168,7 @@ def test_methods_that_cannot_be_served_are_named(
 def test_discretised_history_needs_a_codebook_at_the_workers(
     http: httpx.Client, open_gateway: Any, redis_url: str, tmp_path: Any
 ) -> None:
-    body = {"json": {"prompt": "x", "schedule": "temporal_kernel+D"}}
+    body: dict[str, Any] = {"json": {"prompt": "x", "schedule": "temporal_kernel+D"}}
     assert http.post("/jobs", **body).status_code == 202, "tiny's own weights have one"
     other = {"tiny": "/weights/of-somebody"}
     with open_gateway(redis_url, tmp_path, weights=other) as strict:
@@ -178,7 +178,7 @@ def test_discretised_history_needs_a_codebook_at_the_workers(
         assert error["pointer"] == "#/schedule"
         assert "leave out +D" in error["detail"]
         assert "codebook fit" in error["detail"]
-        plain = {"json": {"prompt": "x", "schedule": "temporal_kernel"}}
+        plain: dict[str, Any] = {"json": {"prompt": "x", "schedule": "temporal_kernel"}}
         assert httpx.post(f"{strict.url}/jobs", **plain).status_code == 202
     with open_gateway(redis_url, tmp_path, weights=other, codebooks=("tiny",)) as fitted:
         assert httpx.post(f"{fitted.url}/jobs", **body).status_code == 202

@@ -13,7 +13,7 @@ from redis import Redis
 from service.contract import eventlog
 from service.contract.connections import connect
 from service.contract.eventlog import EventHub
-from service.contract.events import StepEvent
+from service.contract.events import PreviewEvent, StepEvent
 from service.contract.job import Event, JobSpec
 from service.contract.record import Record
 from tests.support.jobs import Claimer, do_all, make_spec
@@ -36,7 +36,10 @@ def in_hub(url: str, scenario: Callable[[EventHub], Coroutine[Any, Any, None]]) 
     asyncio.run(run())
 
 
-async def sequences(events: AsyncIterator[Event | StepEvent]) -> list[int]:
+Item = Event | StepEvent | PreviewEvent
+
+
+async def sequences(events: AsyncIterator[Item]) -> list[int]:
     return [event.sequence async for event in events if isinstance(event, Event)]
 
 
@@ -47,7 +50,7 @@ def all_of(record: Record, job_id: str) -> list[int]:
 @contextlib.asynccontextmanager
 async def following_live(
     hub: EventHub, record: Record, spec: JobSpec
-) -> AsyncIterator[AsyncIterator[Event | StepEvent]]:
+) -> AsyncIterator[AsyncIterator[Item]]:
     """Submit and follow a job, past its history, where events come from the hub's reader."""
     await asyncio.to_thread(record.submit, spec)
     async with hub.follow(spec.id, 1) as events:
