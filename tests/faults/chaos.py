@@ -155,6 +155,7 @@ class Run:
 
     def _kill_a_worker(self, rng: random.Random) -> None:
         victim = rng.choice([v for v in self.stack.victims if v.role != "gateway"])
+        victim.wait_until_it_serves()
         self.ledger.note("kill", role=victim.role, pid=victim.kill())
 
     def _kill_the_gateway(self, _rng: random.Random) -> None:

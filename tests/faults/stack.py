@@ -47,6 +47,10 @@ class Gateway:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    def serves(self) -> bool:
+        """Whether it listens, as far as one can tell: it runs."""
+        return self.alive()
+
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -56,12 +60,19 @@ class WorkerProcess:
     """`python -m worker` of one lane."""
 
     def __init__(self, lane: str, environment: Mapping[str, str], log: Path) -> None:
+        self._log, self._began = log, log.stat().st_size if log.exists() else 0
         self._worker = Worker(["--lane", lane], dict(environment), log)
         assert self._worker.process.pid is not None
         self.pid = self._worker.process.pid
 
     def alive(self) -> bool:
         return self._worker.process.is_alive()
+
+    def serves(self) -> bool:
+        """Whether it has its models and listens."""
+        with self._log.open("rb") as file:
+            file.seek(self._began)
+            return b" serves " in file.read()
 
     def end(self) -> None:
         self._worker.end()
@@ -74,6 +85,11 @@ class Victim:
     role: str
     start: Callable[[], Gateway | WorkerProcess]
     process: Gateway | WorkerProcess
+
+    def wait_until_it_serves(self, seconds: float = 20.0) -> None:
+        """Give whoever is there the time to start; killing nobody but starters tests nothing."""
+        with suppress(TimeoutError):
+            _wait(lambda: self.process.serves(), seconds)
 
     def kill(self) -> int:
         """Kill whoever is there. Returns the process id."""
