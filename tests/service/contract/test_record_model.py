@@ -78,7 +78,8 @@ class Actors(RuleBasedStateMachine):
         self.every_job_tells_one_story()
         one_a_job = ("job:", "claim:")
         one_a_service = ("served:", "clock:", "events", "submitted", "healed", "counts", "pace")
-        kept = (*one_a_job, *one_a_service)
+        one_a_tenant = ("listed:", "usage:")
+        kept = (*one_a_job, *one_a_service, *one_a_tenant)
         left = [str(key).removeprefix("framepack:") for key in self.record.redis.scan_iter()]
         assert not [key for key in left if not key.startswith(kept)]
 
