@@ -17,6 +17,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from framepack.errors import InvalidRequest
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -54,8 +56,15 @@ def join_processes(device: str | None = None) -> tuple[Processes, torch.device]:
 
     Returns:
         The processes, and this one's device.
+
+    Raises:
+        InvalidRequest: There is no such device.
     """
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    named = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(named)
+    except RuntimeError:
+        raise InvalidRequest("device", f"{named!r} is no device; use cpu or cuda") from None
     if not (dist.is_initialized() or dist.is_torchelastic_launched()):
         return Processes(), chosen
     if chosen.type == "cuda":

@@ -18,6 +18,7 @@ from service.client import Client, RequestRefused, ServiceUnavailable
 from service.contract.record import Record
 from tests.support.awaiting import open_client
 from tests.support.lanes import HandWorker
+from tests.support.processes import wait_for
 from tests.support.valkey import Valkey, free_port
 
 OpenClient = Callable[..., AbstractContextManager[Client]]
@@ -138,7 +139,9 @@ def _follow_through_a_restart(
         reader = threading.Thread(target=lambda: seen.extend(one.sequence for one in events))
         reader.start()
         # Ends the streams as a crash would: in the middle.
-        first.app.state.services.hub._followers[job.id].copy().pop().put(None)
+        following = first.app.state.services.hub._followers
+        wait_for(lambda: following.get(job.id))
+        following[job.id].copy().pop().put(None)
         first.stop()
     time.sleep(0.3)
     with open_gateway(redis_url, storage, port=port) as second:
