@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.platform_collector import PlatformCollector
@@ -30,87 +31,84 @@ class WorkerMetrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.step_seconds = Histogram(
+        self._make_work()
+        self._make_process()
+
+    def _make_work(self) -> None:
+        """Of steps, sections and tasks."""
+        counter = partial(Counter, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self.step_seconds = histogram(
             "framepack_step_seconds",
             "One denoising step, by the host's clock: nothing waits for the device to measure it.",
             ["preset"],
             buckets=_STEP_SECONDS,
-            registry=self.registry,
         )
-        self.model_flops = Counter(
+        self.model_flops = counter(
             "framepack_model_flops_total",
             "Floating point operations that the model needed in denoising steps, by its layout.",
             ["preset"],
-            registry=self.registry,
         )
-        self.peak_flops = Gauge(
-            "framepack_device_peak_flops",
-            "Dense bf16 operations a second that the device's maker states; 0 where none is known.",
-            registry=self.registry,
-        )
-        self.cache_skipped = Counter(
+        self.cache_skipped = counter(
             "framepack_cache_skipped_steps_total",
             "Evaluations of the model that a step cache estimated instead.",
             ["preset"],
-            registry=self.registry,
         )
-        self.task_seconds = Histogram(
+        self.task_seconds = histogram(
             "framepack_task_seconds",
             "One committed task: encode, sample or decode a section, finish.",
             ["preset", "kind"],
             buckets=_TASK_SECONDS,
-            registry=self.registry,
         )
-        self.tasks = Counter(
+        self.tasks = counter(
             "framepack_tasks_total",
             "Claimed tasks by how they ended.",
             ["preset", "kind", "outcome"],
-            registry=self.registry,
         )
-        self.leases_lost = Counter(
+        self.leases_lost = counter(
             "framepack_leases_lost_total",
             "Leases the record refused to renew.",
-            registry=self.registry,
         )
-        self.section_seconds = Histogram(
+        self.section_seconds = histogram(
             "framepack_section_seconds",
             "One section's time in a stage: encode, dit, vae, mp4, mux, upload.",
             ["preset", "stage"],
             buckets=_STAGE_SECONDS,
-            registry=self.registry,
         )
-        self.seconds_per_frame = Histogram(
+        self.seconds_per_frame = histogram(
             "framepack_seconds_per_frame",
             "A sample task's time for each frame that its section adds to the video.",
             ["preset"],
             buckets=_FRAME_SECONDS,
-            registry=self.registry,
         )
-        self.state = Gauge(
+
+    def _make_process(self) -> None:
+        """Of the process and its device."""
+        gauge = partial(Gauge, registry=self.registry)
+        self.peak_flops = gauge(
+            "framepack_device_peak_flops",
+            "Dense bf16 operations a second that the device's maker states; 0 where none is known.",
+        )
+        self.state = gauge(
             "framepack_worker_state",
             "1 for what this process does now.",
             ["lane", "state"],
-            registry=self.registry,
         )
-        self.heartbeat = Gauge(
+        self.heartbeat = gauge(
             "framepack_heartbeat_timestamp_seconds",
             "When a lease was last renewed.",
-            registry=self.registry,
         )
-        self.cold_start = Gauge(
+        self.cold_start = gauge(
             "framepack_cold_start_seconds",
             "From the start of this process until it listened.",
-            registry=self.registry,
         )
-        self.load_seconds = Gauge(
+        self.load_seconds = gauge(
             "framepack_model_load_seconds",
             "Loading a preset's models at the start of this process.",
             ["preset"],
-            registry=self.registry,
         )
         self._gpu_memory = {
-            kind: Gauge(f"framepack_vram_{kind}_bytes", text, registry=self.registry)
-            for kind, text in _GPU_MEMORY.items()
+            kind: gauge(f"framepack_vram_{kind}_bytes", text) for kind, text in _GPU_MEMORY.items()
         }
 
     @contextmanager

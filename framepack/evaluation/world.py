@@ -23,13 +23,10 @@ from framepack.evaluation.movement import classify_motion, mean_speed, seam_rati
 from framepack.evaluation.statistics import Figures, summarise_series, summarise_values
 from framepack.generation.encode import encode
 from framepack.generation.generate import sampling_settings
-from framepack.generation.history import History
 from framepack.generation.orders import ORDERS
 from framepack.generation.plan import GENERATION_CONFIGS, GenerationRequest, Plan, plan_generation
-from framepack.generation.restart import restarted
-from framepack.generation.section import sample_section
-from framepack.generation.seeds import noise_generator
-from framepack.generation.stitch import SectionDecoder, to_uint8
+from framepack.generation.sections import make_frames
+from framepack.generation.stitch import to_uint8
 from framepack.presets import Models
 from framepack.world.render import render
 from framepack.world.scene import FIRST_HELD_OUT_SEED, Cast, Scene, draw_scene
@@ -142,17 +139,8 @@ def measure(frames: Video, truth: Video, scene: Scene, window: int, *, control: 
 def generate_frames(models: Models, plan: Plan, image: UInt8[np.ndarray, "h w 3"]) -> Video:
     """A whole video's pixels, before any video encoding."""
     conditioning = encode(models.encoders, plan, image)
-    decoder = SectionDecoder(models.codec, plan)
-    history, generator = History(conditioning.start), noise_generator(plan.request.seed)
     settings = sampling_settings(plan, models.step_cache(plan.request.quality))
-    runs = []
-    for section in plan.sections:
-        seen = restarted(section, history, models.codec, plan.request.seed)
-        steps = sample_section(models.transformer, conditioning, section, seen, settings, generator)
-        *_, last = steps
-        history.add(section.frames, last.estimate)
-        runs.append(decoder.decode(section.index, history.frames))
-    return np.concatenate([run.frames for run in sorted(runs, key=lambda run: run.first_frame)])
+    return make_frames(models.transformer, models.codec, plan, conditioning, settings)
 
 
 def round_trip(models: Models, frames: Video) -> Video:

@@ -13,11 +13,8 @@ from jaxtyping import UInt8
 
 from framepack.generation.encode import encode
 from framepack.generation.generate import Engine, sampling_settings
-from framepack.generation.history import History
 from framepack.generation.plan import Plan
-from framepack.generation.restart import restarted
-from framepack.generation.section import finish_section, sample_section
-from framepack.generation.seeds import noise_generator
+from framepack.generation.sections import sample_sections
 from framepack.generation.stepcache import StepCacheFactory
 
 
@@ -31,8 +28,5 @@ def follow(
     conditioning = encode(engine.encoders, plan, image)
     skipping = step_cache or engine.step_cache(plan.request.quality)
     settings = sampling_settings(plan, skipping, engine.codebook)
-    history, generator = History(conditioning.start), noise_generator(plan.request.seed)
-    for section in plan.sections:
-        seen = restarted(section, history, engine.codec, plan.request.seed)
-        steps = sample_section(engine.transformer, conditioning, section, seen, settings, generator)
-        history.add(section.frames, finish_section(steps))
+    for _ in sample_sections(engine.transformer, engine.codec, plan, conditioning, settings):
+        pass

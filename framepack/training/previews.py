@@ -17,12 +17,8 @@ from PIL import Image
 from framepack.errors import InvalidRequest
 from framepack.generation.conditioning import Conditioning, Prompt
 from framepack.generation.generate import sampling_settings
-from framepack.generation.history import History
 from framepack.generation.plan import GenerationRequest, Plan, plan_generation
-from framepack.generation.restart import restarted
-from framepack.generation.section import finish_section, sample_section
-from framepack.generation.seeds import noise_generator
-from framepack.generation.stitch import SectionDecoder
+from framepack.generation.sections import make_frames
 from framepack.media.clips import encode_clip
 from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.presets import Models
@@ -123,17 +119,8 @@ class Previews:
         clip, plan = self._clips[number], self._plans[number]
         prompt = Prompt(text=clip.prompt.text, pooled=clip.prompt.pooled)
         conditioning = Conditioning((prompt,), None, clip.image, clip.start)
-        decoder = SectionDecoder(self._models.codec, plan)
-        history, generator = History(clip.start), noise_generator(plan.request.seed)
-        runs = []
-        for section in plan.sections:
-            seen = restarted(section, history, self._models.codec, plan.request.seed)
-            steps = sample_section(
-                model, conditioning, section, seen, sampling_settings(plan), generator
-            )
-            history.add(section.frames, finish_section(steps))
-            runs.append(decoder.decode(section.index, history.frames))
-        return np.concatenate([run.frames for run in sorted(runs, key=lambda run: run.first_frame)])
+        settings = sampling_settings(plan)
+        return make_frames(model, self._models.codec, plan, conditioning, settings)
 
 
 def contact_sheet(videos: Sequence[UInt8[np.ndarray, "_ _ _ 3"]]) -> UInt8[np.ndarray, "_ _ 3"]:

@@ -45,6 +45,7 @@ from service.contract.connections import connect
 from service.contract.endpoints import Endpoints
 from service.contract.errors import ContractError
 from service.contract.eventlog import EventHub
+from service.contract.listing import Listing
 from service.contract.outbox import Outbox
 from service.contract.record import Record
 from service.contract.settings import Settings
@@ -118,6 +119,7 @@ def _services(settings: Settings) -> Services:
         readiness=Readiness({"redis": reach_redis, "storage": storage.check}),
         room=Room(redis),
         endpoints=Endpoints(redis),
+        listing=Listing(redis),
         outbox=Outbox(redis),
         submissions=CapacityLimiter(SUBMISSIONS_AT_ONCE),
     )

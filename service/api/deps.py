@@ -24,6 +24,7 @@ from service.contract.endpoints import Endpoints
 from service.contract.errors import JobNotFound
 from service.contract.eventlog import EventHub
 from service.contract.job import JobSpec
+from service.contract.listing import Listing
 from service.contract.outbox import Outbox
 from service.contract.record import Record
 from service.contract.settings import Settings
@@ -55,6 +56,7 @@ class Services:
     readiness: Readiness
     room: Room
     endpoints: Endpoints
+    listing: Listing
     outbox: Outbox
     submissions: CapacityLimiter
 

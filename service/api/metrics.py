@@ -6,6 +6,8 @@ hold only values of small closed sets: the route's template, never a path, an id
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -27,63 +29,55 @@ class GatewayMetrics:
             self.registry.register(collector)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.requests = Counter(
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self.requests = counter(
             "framepack_http_requests_total",
             "Answered requests.",
             ["method", "route", "status"],
-            registry=self.registry,
         )
-        self.seconds = Histogram(
+        self.seconds = histogram(
             "framepack_http_request_seconds",
             "Time until an answer began.",
             ["method", "route"],
             buckets=_HTTP_SECONDS,
-            registry=self.registry,
         )
-        self.in_progress = Gauge(
+        self.in_progress = gauge(
             "framepack_http_requests_in_progress",
             "Requests being answered, event streams included.",
-            registry=self.registry,
         )
-        self.sse_clients = Gauge(
-            "framepack_sse_clients", "Open event streams.", registry=self.registry
-        )
-        self.image_seconds = Histogram(
+        self.sse_clients = gauge("framepack_sse_clients", "Open event streams.")
+        self.image_seconds = histogram(
             "framepack_image_decode_seconds",
             "Decoding and re-encoding an uploaded picture.",
             buckets=_HTTP_SECONDS,
-            registry=self.registry,
         )
-        self.submitted = Counter(
+        self.submitted = counter(
             "framepack_jobs_submitted_total",
             "Accepted jobs.",
             ["preset"],
-            registry=self.registry,
         )
-        self.sweeps = Counter(
+        self.sweeps = counter(
             "framepack_sweeps_total",
             "Runs of the sweeper.",
             ["outcome"],
-            registry=self.registry,
         )
-        self.webhooks = Counter(
+        self.webhooks = counter(
             "framepack_webhook_attempts_total",
             "Attempts to deliver a webhook, by what became of it.",
             ["outcome"],
-            registry=self.registry,
         )
         for outcome in ("delivered", "retried", "failed"):
             self.webhooks.labels(outcome)
-        self.webhook_seconds = Histogram(
+        self.webhook_seconds = histogram(
             "framepack_webhook_seconds",
             "Time until a webhook's receiver answered or was given up.",
             buckets=_HTTP_SECONDS,
-            registry=self.registry,
         )
-        self.lapsed = Counter(
+        self.lapsed = counter(
             "framepack_leases_lapsed_total",
             "Leases this gateway's sweeper found expired.",
-            registry=self.registry,
         )
 
     def serve(self, host: str, port: int) -> None:

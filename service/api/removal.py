@@ -5,7 +5,6 @@ from __future__ import annotations
 from service.api.deps import Services
 from service.contract.errors import JobConflict
 from service.contract.job import JobSpec
-from service.contract.listing import Listing
 
 
 def remove(parts: Services, spec: JobSpec) -> None:
@@ -21,4 +20,4 @@ def remove(parts: Services, spec: JobSpec) -> None:
     for found in list(parts.storage.list(f"jobs/{spec.id}/")):
         parts.storage.delete(found.key)
     parts.outbox.forget(spec.tenant, spec.id)
-    Listing(parts.redis).delete(spec.id)
+    parts.listing.delete(spec.id)

@@ -11,12 +11,9 @@ Synchronous: workers call it directly, the gateway from threads. All calls may b
 from __future__ import annotations
 
 import base64
-import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from importlib.resources import files
 from typing import Any, cast
 
 from redis import Redis
@@ -44,6 +41,7 @@ from service.contract.job import (
     Progress,
 )
 from service.contract.limits import Limits, Quota, quota_of
+from service.contract.script import Script
 from service.contract.stored import artifacts_of, job_of, progress_of, spec_of
 from service.contract.task import Signal, Task, TaskKind, WorkerIdentity
 
@@ -162,6 +160,7 @@ class Record:
     def __init__(self, redis: Redis, policy: RecordPolicy | None = None) -> None:
         self.redis = redis
         self.policy = policy or RecordPolicy()
+        self._script = Script(redis, *SCRIPT)
 
     # -- the gateway's half
 
@@ -177,7 +176,7 @@ class Record:
             QuotaExceeded: A limit of the tenant is reached.
             ServiceFull: The service holds as many jobs as it may.
         """
-        answer = self._call(
+        answer = self._script.call(
             "submit",
             id=spec.id,
             version=spec.schema_version,
@@ -208,7 +207,7 @@ class Record:
             QuotaExceeded: A limit of the tenant is reached.
             ServiceFull: The service holds as many jobs as it may.
         """
-        quota_of(self._call("room", tenant=tenant, limits=self.policy.for_submissions()))
+        quota_of(self._script.call("room", tenant=tenant, limits=self.policy.for_submissions()))
 
     def submitted_as(self, idempotency: Idempotency) -> str | None:
         """The job that the same submission got before, if it is still there.
@@ -255,13 +254,13 @@ class Record:
 
     def sweep(self, limit: int = 100) -> Swept:
         """Take back expired leases and find lanes that have work. Any number may sweep at once."""
-        answer = self._call("sweep", policy=self.policy.for_crashes(), limit=limit)
+        answer = self._script.call("sweep", policy=self.policy.for_crashes(), limit=limit)
         lapsed = [(job_id, Lane(lane)) for job_id, lane in _pairs(answer.get("lapsed"))]
         return Swept(lapsed, _ring(answer))
 
     def queue_position(self, job_id: str) -> int | None:
         """Its place among the jobs that wait for their first task, from 1; None if it does not."""
-        position: int | None = self._call("position", id=job_id).get("position")
+        position: int | None = self._script.call("position", id=job_id).get("position")
         return position
 
     # -- the worker's half
@@ -274,7 +273,7 @@ class Record:
             token: Unique to this request; the same token gets the same answer.
         """
         while True:
-            answer = self._call(
+            answer = self._script.call(
                 "claim",
                 lane=worker.lane,
                 worker=worker.name,
@@ -340,18 +339,18 @@ class Record:
             LeaseLost: Another worker may own the task; the result is not part of the job.
         """
         stored = artifact.model_dump_json(exclude_none=True)
-        answer = self._call("commit", **task.claim, number=task.number, artifact=stored)
+        answer = self._script.call("commit", **task.claim, number=task.number, artifact=stored)
         if answer.get("signal") == "lost":
             raise LeaseLost(f"{task.kind} of job {task.job_id}")
         return Committed(answer["accepted"], _ring(answer))
 
     def release(self, task: Task) -> Ring:
         """Give a task back unfinished, at no charge: drained, paused, or cancelled."""
-        return _ring(self._call("release", **task.claim))
+        return _ring(self._script.call("release", **task.claim))
 
     def fail(self, task: Task, problem: Problem) -> Ring:
         """Report an attempt that failed: again after a pause if retryable, else the job's end."""
-        answer = self._call(
+        answer = self._script.call(
             "fail",
             **task.claim,
             code=problem.code,
@@ -400,18 +399,8 @@ class Record:
 
     # -- inside
 
-    @cached_property
-    def _script(self) -> Any:
-        folder = files("service.contract")
-        parts = [folder.joinpath(name).read_text(encoding="utf-8") for name in SCRIPT]
-        return self.redis.register_script("".join(parts))
-
-    def _call(self, transition: str, **arguments: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self._script(args=[transition, json.dumps(arguments)]))
-        return answer
-
     def _control(self, transition: str, job_id: str, **arguments: Any) -> dict[str, Any]:
-        answer = self._call(transition, id=job_id, **arguments)
+        answer = self._script.call(transition, id=job_id, **arguments)
         if answer.get("missing"):
             raise JobNotFound(job_id)
         if "finished" in answer:
@@ -421,7 +410,7 @@ class Record:
         return answer
 
     def _signal(self, transition: str, **arguments: Any) -> Signal:
-        signal = self._call(transition, **arguments)["signal"]
+        signal = self._script.call(transition, **arguments)["signal"]
         if signal == "lost":
             raise LeaseLost(f"{arguments['lane']} of job {arguments['id']}")
         return Signal(signal)
@@ -441,7 +430,7 @@ class Record:
 
     def _refuse(self, lane: Lane, found: Mapping[str, Any]) -> None:
         """End a job whose record cannot be read, so that it blocks nobody."""
-        self._call(
+        self._script.call(
             "fail",
             id=found["id"],
             lane=lane,

@@ -14,7 +14,6 @@ from service.api.removal import remove
 from service.api.representation import job_view
 from service.contract.errors import JobNotFound
 from service.contract.job import JobStatus
-from service.contract.listing import Listing
 from service.contract.views import JobListView, JobView
 
 router = APIRouter(tags=["jobs"])
@@ -54,7 +53,7 @@ def list_jobs(
 
     A page may be shorter than `limit` and not the last: follow `next` until it is null.
     """
-    page = Listing(parts.redis).page(
+    page = parts.listing.page(
         asking, limit, after=after, statuses=status or (), ascending=order == "asc"
     )
     if page.after is not None:

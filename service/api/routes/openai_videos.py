@@ -27,7 +27,6 @@ from service.api.removal import remove
 from service.api.representation import job_view, just_accepted
 from service.api.routes.listing import Limit, Order, job_views
 from service.api.routes.video import link_to_video
-from service.contract.listing import Listing
 from service.contract.views import JobView
 
 router = APIRouter(prefix="/v1/videos", tags=["openai"], route_class=DialectRoute)
@@ -48,8 +47,8 @@ router = APIRouter(prefix="/v1/videos", tags=["openai"], route_class=DialectRout
 async def create_video(request: Request, asking: TheTenant, parts: TheServices) -> Response:
     """Create a video from a picture (`input_reference`) and a prompt.
 
-    `model` is one of this service's presets; fields of `POST /jobs` are taken as well. The size
-    follows the picture, so `size` is not obeyed: the answer tells the real one.
+    `model` is one of this service's presets; fields of `POST /jobs` are taken as well. Of `size`
+    the nearest shape that the model makes is taken, without it the picture's: the answer tells.
     """
     accepted = await accept_in_turn(parts, asking, request, read_creation)
     answer = _answer(await run_in_threadpool(just_accepted, parts, accepted.spec))
@@ -95,11 +94,10 @@ def list_videos(
     order: Order = "desc",
 ) -> OpenAIVideoListView:
     """List videos, newest first; `after` is the id of the last one known."""
-    listing = Listing(parts.redis)
-    place = None if after is None else listing.place(asking, after)
+    place = None if after is None else parts.listing.place(asking, after)
     if after is not None and place is None:
         return OpenAIVideoListView(data=[])
-    page = listing.page(asking, limit, after=place, ascending=order == "asc")
+    page = parts.listing.page(asking, limit, after=place, ascending=order == "asc")
     data = [video_of(job) for job in job_views(parts, page.ids)]
     ids = [video.id for video in data]
     return OpenAIVideoListView(
