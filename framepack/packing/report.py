@@ -30,6 +30,9 @@ from framepack.packing.drawing import draw
 from framepack.packing.families import FAMILIES, FamilyOptions, for_budget, named_schedule
 from framepack.packing.schedule import PackingSchedule, parse_schedule
 
+MOST_BUDGET = 10_000
+"""Frames' worth; the notation ends at 99999 frames a level, and no history is as long."""
+
 SPATIAL_COMPRESSION = 8
 """Pixels per latent pixel, each way, in all supported base models."""
 
@@ -239,9 +242,12 @@ def _budget(options: argparse.Namespace) -> Fraction:
     if options.name is not None:
         raise InvalidRequest("budget", "a budget makes a schedule: leave its name out")
     try:
-        return Fraction(options.budget)
+        budget = Fraction(options.budget)
     except (ValueError, ZeroDivisionError):
         raise InvalidRequest("budget", "write frames' worth of k1, such as 2.625 or 21/8") from None
+    if not 0 < budget <= MOST_BUDGET:
+        raise InvalidRequest("budget", f"must be above 0 and at most {MOST_BUDGET} frames")
+    return budget
 
 
 def _answer(options: argparse.Namespace) -> str:

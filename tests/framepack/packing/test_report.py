@@ -76,7 +76,8 @@ def test_a_budget_is_met_by_doubling_and_dropping(capsys: pytest.CaptureFixture[
     assert run("--budget", "5/8", "--depth", "4", "--json") == 0
     name = json.loads(capsys.readouterr().out)["schedule"]
     assert context_worth(parse_schedule(name)) == Fraction(5, 8)
-    for wrong in (["--budget", "much"], ["--budget", "1/0"], ["geometric", "--budget", "2"]):
+    numbers = [["--budget", text] for text in ("much", "1/0", "0", "-1", "1e9")]
+    for wrong in (*numbers, ["geometric", "--budget", "2"]):
         with pytest.raises(InvalidRequest) as caught:
             run(*wrong)
         assert caught.value.field == "budget"
