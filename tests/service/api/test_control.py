@@ -158,7 +158,7 @@ def test_the_video_is_a_link_that_expires(
     assert httpx.get(link.url).content == body.content
 
 
-@pytest.mark.parametrize("job_id", [uuid.uuid4().hex, "x", "0" * 31, "0" * 33, "A" * 32, "..%2f"])
+@pytest.mark.parametrize("job_id", ["7aec6cab" * 4, "x", "0" * 31, "0" * 33, "A" * 32, "..%2f"])
 def test_unknown_ids_are_not_found(http: httpx.Client, job_id: str) -> None:
     for path in ("", "/events", "/video"):
         assert http.get(f"/jobs/{job_id}{path}").status_code == 404
