@@ -20,6 +20,7 @@ from service.contract.errors import ObjectNotFound, StorageError
 from service.contract.job import Artifact
 from service.contract.record import Task
 from service.contract.storage.base import Storage
+from service.contract.tracing import part
 
 T = TypeVar("T")
 
@@ -86,8 +87,9 @@ class Artifacts:
 
     def read(self, artifact: Artifact, check: Check) -> bytes:
         """An artifact's bytes, which are not remembered. Raises StorageError."""
-        data = self._patiently(lambda: self._storage.get(artifact.key), check)
-        _compare(artifact, hashlib.sha256(data).hexdigest())
+        with part("fetch"):
+            data = self._patiently(lambda: self._storage.get(artifact.key), check)
+            _compare(artifact, hashlib.sha256(data).hexdigest())
         return data
 
     def fetch(self, artifact: Artifact, path: Path, check: Check) -> None:

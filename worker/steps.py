@@ -7,6 +7,8 @@ nothing waits for it. A span is of several steps; one a step would make a trace 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from framepack.models.flops import StepTokens, step_flops
@@ -61,8 +63,15 @@ class StepMeter:
         self._skipped = metrics.cache_skipped.labels(preset)
         self._work = work
         self._known = 0
-        self._steps = self._spanned = 0
+        self._steps = self._spanned = self._telling_ns = 0
         self._began, self._span_began = time.perf_counter(), time.time_ns()
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """What happens here is no work of the model: reports, previews."""
+        began = time.perf_counter_ns()
+        yield
+        self._telling_ns += time.perf_counter_ns() - began
 
     def step(self, skipped: int) -> None:
         """A step has been made; caches have skipped so many evaluations since the first."""
@@ -79,6 +88,10 @@ class StepMeter:
     def span(self) -> None:
         """Trace the steps since the last span, if there are any."""
         if self._steps > self._spanned:
-            numbers = {"framepack.steps.first": self._spanned, "framepack.steps.end": self._steps}
+            numbers = {
+                "framepack.steps.first": self._spanned,
+                "framepack.steps.end": self._steps,
+                "framepack.steps.telling_ns": self._telling_ns,
+            }
             past("steps", self._span_began, numbers)
-        self._spanned, self._span_began = self._steps, time.time_ns()
+        self._spanned, self._span_began, self._telling_ns = self._steps, time.time_ns(), 0

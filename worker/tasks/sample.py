@@ -64,7 +64,10 @@ def _history(attempt: Attempt) -> History:
 def _sampled(attempt: Attempt, steps: Generator[Step, None, Latents], meter: StepMeter) -> Latents:
     """Drive the sampler, reporting every step; leaves at a step when the work should end."""
     pace = Pace(attempt.models.device)
-    previews = attempt.tools.previews.of(attempt.lease, attempt.models, attempt.plan.latent_size)
+    with meter.telling():
+        previews = attempt.tools.previews.of(
+            attempt.lease, attempt.models, attempt.plan.latent_size
+        )
     total, reported = attempt.plan.steps, 0
     with closing(steps):
         while True:
@@ -75,11 +78,13 @@ def _sampled(attempt: Attempt, steps: Generator[Step, None, Latents], meter: Ste
                 _report(attempt, range(reported, total))
                 latents: Latents = finished.value
                 return latents
-            previews.queued(step)
+            with meter.telling():
+                previews.queued(step)
             done = pace.steps_done(step.index + 1)
-            _report(attempt, range(reported, done))
-            previews.done(done, total)
-            attempt.check()
+            with meter.telling():
+                _report(attempt, range(reported, done))
+                previews.done(done, total)
+                attempt.check()
             meter.step(step.skipped)
             reported = done
 
