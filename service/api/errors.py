@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from itertools import takewhile
 from typing import Any
 
 import redis.exceptions
@@ -159,11 +160,10 @@ def invalid_fields(error: ValidationError | RequestValidationError) -> ApiProble
 
 
 def _pointer(location: Sequence[int | str]) -> str:
-    """A JSON pointer; a name that could not be one of ours is left out, as it is input."""
+    """A JSON pointer, up to a name that could not be one of ours: that is input."""
     parts = [str(part) for part in location if part != "body"]
-    if all(re.fullmatch(r"[A-Za-z0-9_]{1,64}", part) for part in parts):
-        return "".join(["#", *(f"/{part}" for part in parts)])
-    return "#"
+    ours = takewhile(re.compile(r"[A-Za-z0-9_]{1,64}").fullmatch, parts)
+    return "".join(["#", *(f"/{part}" for part in ours)])
 
 
 def _reason(item: Mapping[str, Any]) -> str:

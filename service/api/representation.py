@@ -56,6 +56,7 @@ def _put_together(parts: Services, spec: JobSpec, job: Job, progress: Progress) 
         progress=ProgressView(**progress.model_dump(), percent=percent(job.status, progress)),
         input=InputView(**spec.request.model_dump()),
         seed=spec.request.seed or 0,
+        metadata=spec.request.metadata,
         plan=plan_view(spec),
         clips=[parts.links.clip(job.id, clip) for clip in job.clips],
         video=None if job.video is None else video_view(spec, job.video),

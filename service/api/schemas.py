@@ -43,8 +43,10 @@ JOB_EXAMPLE: dict[str, Any] = {
         "guidance_scale": None,
         "cfg_scale": 1.0,
         "negative_prompt": "",
+        "metadata": {"project": "dance"},
     },
     "seed": 31337,
+    "metadata": {"project": "dance"},
     "plan": {
         "order": "inverted",
         "schedule": "f1k1_x_g9_f1k1f2k2f16k4_td",

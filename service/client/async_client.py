@@ -9,7 +9,7 @@ async with AsyncClient("http://127.0.0.1:8000") as client:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, closing
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from service.client.calls import RETRY_SECONDS, Calls
 from service.client.client import authorization
 from service.client.talk import Ask, Call, Listen, Rest, Talk, Tell, Wish
 from service.contract.job import JobStatus
-from service.contract.views import EventView, JobView, VideoLink
+from service.contract.views import DryRunView, EventView, JobView, VideoLink
 
 T = TypeVar("T")
 
@@ -73,13 +73,22 @@ class AsyncClient:
         """Submit a job, see `Client.submit`."""
         return await self._result(self._calls.submit(image, prompt, idempotency_key, fields))
 
+    async def dry_run(self, image: Path | bytes | None, prompt: str, **fields: Any) -> DryRunView:
+        """What would come of a submission, see `Client.dry_run`."""
+        return await self._result(self._calls.dry_run(image, prompt, fields))
+
     async def get(self, job_id: str) -> JobView:
         """The job as it is now."""
         return await self._result(self._calls.get(job_id))
 
-    def list(self, *statuses: JobStatus | str, limit: int | None = None) -> AsyncGenerator[JobView]:
+    def list(
+        self,
+        *statuses: JobStatus | str,
+        limit: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[JobView]:
         """The tenant's jobs, newest first, see `Client.list`."""
-        return self._told(Talk(self._calls.list(statuses, limit)))
+        return self._told(Talk(self._calls.list(statuses, limit, metadata)))
 
     async def delete(self, job_id: str) -> None:
         """Delete a job that has ended, see `Client.delete`."""

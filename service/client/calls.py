@@ -28,7 +28,7 @@ from service.client.sse import EventReader
 from service.client.talk import Ask, Call, Listen, More, Rest, Tell
 from service.contract.events import TERMINAL
 from service.contract.job import JobStatus
-from service.contract.views import EventView, JobListView, JobView, VideoLink
+from service.contract.views import DryRunView, EventView, JobListView, JobView, VideoLink
 
 RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 MOST_A_PAGE = 100
@@ -52,16 +52,18 @@ class Calls:
         self, image: Path | bytes | None, prompt: str, key: str | None, fields: Mapping[str, Any]
     ) -> Call[JobView]:
         """Submit a job, with a picture or without."""
-        body = image.read_bytes() if isinstance(image, Path) else image
-        request = {"prompt": prompt, **fields}
-        form = {name: _text(value) for name, value in request.items() if value is not None}
-        # Fields travel as files too, without a name: a form without files is encoded otherwise.
-        parts: dict[str, Any] = {name: (None, value) for name, value in form.items()}
-        if body is not None:
-            parts["image"] = ("image", body, "application/octet-stream")
         headers = {"Idempotency-Key": key or secrets.token_hex(16)}
-        answer = yield from self._ask(Ask("POST", "/jobs", headers, {"files": parts}))
+        form = {"files": _form(image, prompt, fields)}
+        answer = yield from self._ask(Ask("POST", "/jobs", headers, form))
         return JobView.model_validate_json(answer.content)
+
+    def dry_run(
+        self, image: Path | bytes | None, prompt: str, fields: Mapping[str, Any]
+    ) -> Call[DryRunView]:
+        """What would come of a submission."""
+        form = {"files": _form(image, prompt, fields), "params": {"dry_run": "true"}}
+        answer = yield from self._ask(Ask("POST", "/jobs", content=form))
+        return DryRunView.model_validate_json(answer.content)
 
     def get(self, job_id: str) -> Call[JobView]:
         """The job as it is now."""
@@ -81,10 +83,16 @@ class Calls:
             return job
         return JobView.model_validate_json(answer.content)
 
-    def list(self, statuses: Sequence[JobStatus | str], limit: int | None) -> Call[None]:
+    def list(
+        self,
+        statuses: Sequence[JobStatus | str],
+        limit: int | None,
+        metadata: Mapping[str, str] | None,
+    ) -> Call[None]:
         """Tells jobs, newest first, page after page."""
         left = limit
         query: dict[str, Any] = {"status": [str(status) for status in statuses]}
+        query |= {f"metadata[{name}]": value for name, value in (metadata or {}).items()}
         while left is None or left > 0:
             query["limit"] = MOST_A_PAGE if left is None else min(left, MOST_A_PAGE)
             asked = {"params": query}
@@ -195,6 +203,18 @@ def _download(url: str, write: Callable[[bytes], Any]) -> Call[str]:
     except httpx.TransportError as error:
         raise unreachable(error).final from error
     return digest.hexdigest()
+
+
+def _form(image: Path | bytes | None, prompt: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A submission's form, as httpx takes its parts."""
+    body = image.read_bytes() if isinstance(image, Path) else image
+    request = {"prompt": prompt, **fields}
+    form = {name: _text(value) for name, value in request.items() if value is not None}
+    # Fields travel as files too, without a name: a form without files is encoded otherwise.
+    parts: dict[str, Any] = {name: (None, value) for name, value in form.items()}
+    if body is not None:
+        parts["image"] = ("image", body, "application/octet-stream")
+    return parts
 
 
 def _text(value: Any) -> str:

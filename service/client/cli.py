@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from framepack.arguments import parse_arguments
 from service.client import commands
@@ -22,6 +22,7 @@ from service.client.commands import INTERRUPTED, REFUSED, REQUEST_FIELDS, UNAVAI
 from service.client.errors import RequestRefused, ServiceUnavailable
 from service.contract.job import JobStatus
 from service.contract.views import ProblemView
+from service.contract.webhook import WebhookEvent
 
 Command = Callable[[Client, argparse.Namespace], int]
 
@@ -90,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     listing = _command(found, "list", commands.list_jobs, "show jobs, newest first")
     names = [status.value for status in JobStatus]
     listing.add_argument("--status", action="append", choices=names, help="repeatable")
+    _add_metadata(listing, "only jobs with this; repeatable, all must hold")
     listing.add_argument("--limit", type=int, default=20, help="default: 20; 0 shows all")
     _command(found, "delete", commands.delete, "delete a job that has ended", job=True)
     _command(found, "cancel", commands.cancel, "cancel a job", job=True)
@@ -123,6 +125,28 @@ def _add_submit(submit: argparse.ArgumentParser) -> None:
         metavar="SECONDS:PROMPT",
         help="a prompt that takes over from there on; repeatable",
     )
+
+    _add_metadata(submit, "words of your own, kept with the job; repeatable")
+    submit.add_argument("--webhook", metavar="URL", help="where to tell of the job's end")
+    submit.add_argument(
+        "--webhook-event",
+        action="append",
+        choices=get_args(WebhookEvent),
+        help="tell of this instead; repeatable",
+    )
+    submit.add_argument("--idempotency-key", metavar="KEY", help="the same again is the same job")
+    submit.add_argument("--dry-run", action="store_true", help="say what would come of it")
+
+
+def _add_metadata(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("--metadata", type=_pair, action="append", metavar="KEY=VALUE", help=text)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"write KEY=VALUE, not {text!r}")
+    return name, value
 
 
 def _later_prompt(text: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ import httpx
 from service.client.calls import RETRY_SECONDS, Calls
 from service.client.talk import Ask, Call, Listen, Rest, Talk, Tell, Wish
 from service.contract.job import JobStatus
-from service.contract.views import EventView, JobView, VideoLink
+from service.contract.views import DryRunView, EventView, JobView, VideoLink
 
 T = TypeVar("T")
 
@@ -95,18 +95,32 @@ class Client:
         """
         return self._result(self._calls.submit(image, prompt, idempotency_key, fields))
 
+    def dry_run(self, image: Path | bytes | None, prompt: str, **fields: Any) -> DryRunView:
+        """What would come of a submission: plan, work, wait. Arguments as those of `submit`.
+
+        Raises:
+            RequestRefused: The request is not acceptable.
+        """
+        return self._result(self._calls.dry_run(image, prompt, fields))
+
     def get(self, job_id: str) -> JobView:
         """The job as it is now."""
         return self._result(self._calls.get(job_id))
 
-    def list(self, *statuses: JobStatus | str, limit: int | None = None) -> Iterator[JobView]:
+    def list(
+        self,
+        *statuses: JobStatus | str,
+        limit: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Iterator[JobView]:
         """The tenant's jobs, newest first, page after page as they are read.
 
         Args:
             *statuses: Only these; none means all.
             limit: The most; None is all of them.
+            metadata: Only jobs that have all of this.
         """
-        return self._told(Talk(self._calls.list(statuses, limit)))
+        return self._told(Talk(self._calls.list(statuses, limit, metadata)))
 
     def delete(self, job_id: str) -> None:
         """Delete a job that has ended, and everything stored of it.

@@ -6,14 +6,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from pydantic import BaseModel
 
 from service.client.client import Client
 from service.client.progress import ProgressLine
 from service.contract.job import JobStatus
-from service.contract.views import EventView, JobView
+from service.contract.views import DryRunView, EventView, JobView
 
 DONE, JOB_FAILED, REFUSED, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -33,21 +33,48 @@ REQUEST_FIELDS = (
     ("history-noise-mode", str, "scaled or constant"),
     ("history-guidance", float, "over 1 keeps closer to history"),
     ("attention", str, "of the frames being made: full or causal"),
+    ("quality", str, "exact, standard or draft: the others skip denoising work"),
+    ("priority", str, "normal or low, which waits until nothing else does"),
+    ("ttl-seconds", int, "fail if no worker has begun it by then"),
+    ("timeout-seconds", int, "fail when workers have spent this long on it"),
 )
 """Options of `submit` that are request fields: name, type, meaning."""
 
 
 def submit(client: Client, options: argparse.Namespace) -> int:
     """Submit a job; follow it if that was asked for."""
-    names = [name.replace("-", "_") for name, _, _ in REQUEST_FIELDS]
-    fields = {name: getattr(options, name) for name in names}
-    fields["later_prompts"] = options.prompt_at or None
-    job = client.submit(options.image, options.prompt, **fields)
+    fields = _fields(options)
+    if options.dry_run:
+        return _show_forecast(client.dry_run(options.image, options.prompt, **fields), options)
+    key = options.idempotency_key
+    job = client.submit(options.image, options.prompt, idempotency_key=key, **fields)
     if options.output is None and not options.watch:
         return _show(job, options)
     if not options.json:
         write(sys.stderr, f"job {job.id}")
     return _follow(client, job.id, options)
+
+
+def _fields(options: argparse.Namespace) -> dict[str, Any]:
+    """The request's fields that the command line gave."""
+    names = [name.replace("-", "_") for name, _, _ in REQUEST_FIELDS]
+    fields = {name: getattr(options, name) for name in names}
+    fields["later_prompts"] = options.prompt_at or None
+    fields["metadata"] = dict(options.metadata or ()) or None
+    if options.webhook is not None:
+        events = {"events": options.webhook_event} if options.webhook_event else {}
+        fields["webhook"] = {"url": options.webhook, **events}
+    return fields
+
+
+def _show_forecast(found: DryRunView, options: argparse.Namespace) -> int:
+    plan, estimate = found.plan, found.estimate
+    text = (
+        f"{plan.num_sections} sections, {plan.duration_seconds:g} s of {plan.width}x{plan.height}; "
+        f"about {estimate.gpu_seconds:g} s of work, {estimate.backlog_gpu_seconds:g} s before it"
+    )
+    write(sys.stdout, found.model_dump_json() if options.json else text)
+    return DONE
 
 
 def watch(client: Client, options: argparse.Namespace) -> int:
@@ -62,7 +89,8 @@ def get(client: Client, options: argparse.Namespace) -> int:
 
 def list_jobs(client: Client, options: argparse.Namespace) -> int:
     """Show jobs, newest first."""
-    for job in client.list(*options.status or (), limit=options.limit or None):
+    metadata = dict(options.metadata or ())
+    for job in client.list(*options.status or (), limit=options.limit or None, metadata=metadata):
         _show(job, options)
     return DONE
 

@@ -50,6 +50,9 @@ MAX_PROMPT_CHARACTERS = 2000
 MAX_LATER_PROMPTS = 20
 MAX_TTL_SECONDS = 7 * 24 * 3600
 MAX_TIMEOUT_SECONDS = 24 * 3600
+MAX_METADATA = 16
+MAX_METADATA_CHARACTERS = 512
+METADATA_KEY = r"^[A-Za-z0-9_.-]{1,64}$"
 
 
 class JobStatus(StrEnum):
@@ -124,7 +127,7 @@ _LATER_PROMPTS_SCHEMA = {
 """Written out: a reference would have to be resolved in every document that shows a request."""
 
 
-def _webhook_from_text(value: Any) -> Any:
+def _object_from_text(value: Any) -> Any:
     """A form's field is text; there it holds the same JSON."""
     if not isinstance(value, str):
         return value
@@ -136,7 +139,21 @@ def _webhook_from_text(value: Any) -> Any:
 
 _WEBHOOK_SCHEMA = {"anyOf": [Webhook.model_json_schema(), {"type": "null"}], "default": None}
 
-_OF_THE_JOB = frozenset({"webhook", "priority", "ttl_seconds", "timeout_seconds"})
+MetadataKey = Annotated[str, Field(pattern=METADATA_KEY)]
+MetadataValue = Annotated[
+    str, AfterValidator(_printable), Field(max_length=MAX_METADATA_CHARACTERS)
+]
+
+_METADATA_SCHEMA = {
+    "title": "Metadata",
+    "type": "object",
+    "maxProperties": MAX_METADATA,
+    "propertyNames": {"pattern": METADATA_KEY},
+    "additionalProperties": {"type": "string", "maxLength": MAX_METADATA_CHARACTERS},
+    "default": {},
+}
+
+_OF_THE_JOB = frozenset({"webhook", "priority", "ttl_seconds", "timeout_seconds", "metadata"})
 """Fields that say nothing about the video."""
 
 
@@ -147,6 +164,7 @@ class JobRequest(BaseModel):
         priority: ``low`` waits until nothing else does. Above ``normal`` is only the operator.
         ttl_seconds: The job fails if no worker has begun it by then.
         timeout_seconds: The job fails when workers have spent this long on it.
+        metadata: The caller's own words, kept with the job and told again; jobs are found by them.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -179,9 +197,15 @@ class JobRequest(BaseModel):
     timeout_seconds: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_SECONDS)] | None = None
     webhook: Annotated[
         Webhook | None,
-        BeforeValidator(_webhook_from_text),
+        BeforeValidator(_object_from_text),
         WithJsonSchema(_WEBHOOK_SCHEMA),
     ] = None
+    metadata: Annotated[
+        dict[MetadataKey, MetadataValue],
+        BeforeValidator(_object_from_text),
+        Field(max_length=MAX_METADATA),
+        WithJsonSchema(_METADATA_SCHEMA),
+    ] = {}
 
     def to_generation(self) -> GenerationRequest:
         """The library's request.
@@ -256,7 +280,6 @@ class JobSpec(BaseModel):
     video_size: tuple[int, int]
     section_cost: float = 1.0
     traceparent: str = ""
-    metadata: dict[str, str] = {}
 
 
 class Progress(BaseModel):

@@ -9,6 +9,17 @@ local LOOKED_AT = 500              -- jobs that one page may look through for th
 
 local function listed_key(tenant) return key('listed', tenant) end
 
+-- Whether a job has all the metadata asked for; what cannot be read has none.
+local function labelled(id, asked)
+  if not asked then return true end
+  local ok, own = pcall(cjson.decode, get(id, 'metadata') or '')
+  if not ok or type(own) ~= 'table' then return false end
+  for name, value in pairs(asked) do
+    if own[name] ~= value then return false end
+  end
+  return true
+end
+
 -- Jobs that have expired leave the list when a page comes across them.
 function transitions.page(a)
   local command, from, to = 'ZREVRANGEBYSCORE', a.after and '(' .. a.after or '+inf', '-inf'
@@ -20,7 +31,7 @@ function transitions.page(a)
     local id, status = found[index], get(found[index], 'status')
     if not status then
       redis.call('ZREM', listed_key(a.tenant), id)
-    elseif not a.statuses or wanted[status] then
+    elseif (not a.statuses or wanted[status]) and labelled(id, a.metadata) then
       if #ids == a.limit then return { ids = ids, after = last } end
       ids[#ids + 1] = id
     end

@@ -6,8 +6,8 @@ when somebody looks. Deleting is for jobs that have ended: one that is worked on
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from redis import Redis
 
@@ -28,6 +28,22 @@ class Page:
     after: str | None
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Which jobs of a tenant.
+
+    Attributes:
+        statuses: Only these; none means all.
+        metadata: Only jobs that have all of this.
+    """
+
+    statuses: Collection[JobStatus] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+ALL = Chosen()
+
+
 class Listing:
     """The lists of one Redis server."""
 
@@ -40,7 +56,7 @@ class Listing:
         limit: int,
         *,
         after: str | None = None,
-        statuses: Collection[JobStatus] = (),
+        chosen: Chosen = ALL,
         ascending: bool = False,
     ) -> Page:
         """A tenant's jobs, newest first.
@@ -49,7 +65,7 @@ class Listing:
             tenant: Whose.
             limit: The most to return.
             after: Where the page before ended.
-            statuses: Only these; none means all.
+            chosen: Which of them.
             ascending: Oldest first instead.
         """
         answer = self._script.call(
@@ -58,7 +74,8 @@ class Listing:
             limit=limit,
             ascending=ascending,
             **({} if after is None else {"after": after}),
-            **({"statuses": sorted(statuses)} if statuses else {}),
+            **({"statuses": sorted(chosen.statuses)} if chosen.statuses else {}),
+            **({"metadata": dict(chosen.metadata)} if chosen.metadata else {}),
         )
         # An empty Lua table arrives as an object.
         return Page(list(answer["ids"] or []), answer.get("after"))

@@ -4,7 +4,7 @@
 local transitions = {}
 
 local FIELDS = { 'tenant', 'job', 'hook', 'url', 'event', 'sequence', 'at', 'data', 'tries', 'attempt', 'state',
-  'log' }
+  'log', 'metadata' }
 
 local function shown(id)
   local values, found = redis.call('HMGET', delivery_key(id), unpack(FIELDS)), { id = id }

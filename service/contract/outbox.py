@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from redis import Redis
@@ -56,6 +56,7 @@ class Delivery:
         tries: Attempts since the beginning or the last replay.
         attempt: Number of this claim; whoever settles must have the latest.
         due_at: When it is sent next, while it waits.
+        metadata: The caller's own words about the job.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Delivery:
     state: State
     attempts: tuple[Attempt, ...]
     due_at: int | None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -151,4 +153,5 @@ def _delivery(found: Mapping[str, Any]) -> Delivery:
         state=found["state"],
         attempts=tuple(Attempt(**each) for each in log),
         due_at=None if due is None else int(due),
+        metadata=json.loads(found.get("metadata") or "{}"),
     )

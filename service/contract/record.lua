@@ -241,6 +241,7 @@ function transitions.submit(a)
     'render.next', 0, 'render.fence', 0, 'render.lease', 0, 'render.crashes', 0,
     'deliver.next', 0, 'deliver.fence', 0, 'deliver.lease', 0, 'deliver.crashes', 0)
   if a.webhook then set(a.id, 'webhook', a.webhook) end
+  if a.metadata then set(a.id, 'metadata', a.metadata) end
   if a.timeout then set(a.id, 'timeout', a.timeout, 'timeout.problem', a.timeout_problem) end
   if a.ttl then
     set(a.id, 'ttl.problem', a.ttl_problem)

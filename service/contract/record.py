@@ -11,6 +11,7 @@ Synchronous: workers call it directly, the gateway from threads. All calls may b
 from __future__ import annotations
 
 import base64
+import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -190,6 +191,7 @@ class Record:
             retention=self.policy.retention_ms,
             limits=self.policy.for_submissions(),
             **_webhook(spec),
+            **_metadata(spec),
             **deadlines_of(spec.request),
             **({} if idempotency is None else {"idempotency": asdict(idempotency)}),
         )
@@ -451,6 +453,11 @@ class Record:
 def _webhook(spec: JobSpec) -> dict[str, str]:
     webhook = spec.request.webhook
     return {} if webhook is None else {"webhook": webhook.model_dump_json()}
+
+
+def _metadata(spec: JobSpec) -> dict[str, str]:
+    metadata = spec.request.metadata
+    return {"metadata": json.dumps(metadata)} if metadata else {}
 
 
 def _job_key(job_id: str) -> str:

@@ -43,7 +43,7 @@ local function put(id, sequence, event, data, endpoint)
   local full = redis.call('ZCARD', box_of(tenant)) >= MOST_WAITING
   redis.call('HSET', delivery_key(delivery), 'tenant', tenant, 'job', id, 'hook', hook, 'url', endpoint.url,
     'event', event, 'sequence', sequence, 'at', now, 'data', data, 'tries', 0, 'attempt', 0,
-    'state', full and 'failed' or 'waiting')
+    'state', full and 'failed' or 'waiting', 'metadata', get(id, 'metadata') or '{}')
   redis.call('RPUSH', key('job', id, 'deliveries'), delivery)
   redis.call('PEXPIRE', key('job', id, 'deliveries'), DELIVERIES_KEPT)
   if full then

@@ -169,6 +169,7 @@ class JobView(View):
             as nothing was measured.
         input: The request as accepted; null took the preset's default.
         seed: The seed in use, drawn by the service when the request had none.
+        metadata: The caller's own, as in the request.
         clips: In the order of sampling.
         error: Why the job failed.
         last_sequence: Number of the last event this state includes.
@@ -185,6 +186,7 @@ class JobView(View):
     eta_seconds: float | None = None
     input: InputView
     seed: int
+    metadata: dict[str, str] = {}
     plan: PlanView
     clips: list[ClipView] = []
     video: VideoView | None = None

@@ -2,21 +2,61 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.api.deps import OwnedJob, Services, TheServices, TheTenant
-from service.api.errors import documented
+from service.api.errors import ApiProblem, documented
 from service.api.removal import remove
 from service.api.representation import job_view
 from service.contract.errors import JobNotFound
-from service.contract.job import JobStatus
-from service.contract.views import JobListView, JobView
+from service.contract.job import MAX_METADATA, MAX_METADATA_CHARACTERS, JobRequest, JobStatus
+from service.contract.listing import Chosen
+from service.contract.views import FieldError, JobListView, JobView
 
 router = APIRouter(tags=["jobs"])
+
+_METADATA = re.compile(r"metadata\[([A-Za-z0-9_.-]{1,64})\]")
+_METADATA_PARAMETER: dict[str, Any] = {
+    "name": "metadata",
+    "in": "query",
+    "description": "Only jobs whose metadata hold all of this: `metadata[project]=dance`.",
+    "style": "deepObject",
+    "explode": True,
+    "schema": {
+        **JobRequest.model_json_schema()["properties"]["metadata"],
+        "description": "As many names as a job may have; each with the whole value.",
+    },
+    "example": {"project": "dance"},
+}
+"""Written out: FastAPI knows no parameter whose name goes on in brackets."""
+
+
+def asked_metadata(request: Request) -> dict[str, str]:
+    """The metadata to look for. Raises ApiProblem."""
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name.partition("[")[0] != "metadata":
+            continue
+        match = _METADATA.fullmatch(name)
+        if match is None or found.setdefault(match[1], value) != value:
+            raise _no_filter("Write metadata[name]=value, each name once.")
+        if len(found) > MAX_METADATA or len(value) > MAX_METADATA_CHARACTERS:
+            limits = f"{MAX_METADATA} names with {MAX_METADATA_CHARACTERS} characters each"
+            raise _no_filter(f"Ask for at most {limits}.")
+    return found
+
+
+def _no_filter(detail: str) -> ApiProblem:
+    errors = [FieldError(pointer="#/query/metadata", detail=detail)]
+    return ApiProblem("invalid_request", "See errors for the fields and the reasons.", errors)
+
+
+AskedMetadata = Annotated[dict[str, str], Depends(asked_metadata)]
 
 Limit = Annotated[int, Query(ge=1, le=100)]
 Order = Annotated[Literal["asc", "desc"], Query(description="`desc`: newest first.")]
@@ -27,6 +67,7 @@ Cursor = Annotated[
 
 @router.get(
     "/jobs",
+    openapi_extra={"parameters": [_METADATA_PARAMETER]},
     responses={
         200: {
             "description": "Some of the jobs.",
@@ -44,6 +85,7 @@ def list_jobs(
     asking: TheTenant,
     parts: TheServices,
     response: Response,
+    metadata: AskedMetadata,
     limit: Limit = 20,
     after: Cursor = None,
     order: Order = "desc",
@@ -53,12 +95,12 @@ def list_jobs(
 
     A page may be shorter than `limit` and not the last: follow `next` until it is null.
     """
-    page = parts.listing.page(
-        asking, limit, after=after, statuses=status or (), ascending=order == "asc"
-    )
+    chosen = Chosen(status or (), metadata)
+    page = parts.listing.page(asking, limit, after=after, chosen=chosen, ascending=order == "asc")
     if page.after is not None:
-        chosen = [("status", each.value) for each in status or ()]
-        query = urlencode([("limit", limit), ("order", order), *chosen, ("after", page.after)])
+        asked = [("status", each.value) for each in status or ()]
+        asked += [(f"metadata[{name}]", value) for name, value in metadata.items()]
+        query = urlencode([("limit", limit), ("order", order), *asked, ("after", page.after)])
         here = f"{parts.settings.public_url.rstrip('/')}/jobs"
         response.headers["Link"] = f'<{here}?{query}>; rel="next"'
     return JobListView(data=job_views(parts, page.ids), next=page.after)

@@ -29,6 +29,7 @@ def body_of(delivery: Delivery, public_url: str) -> bytes:
         "job_id": delivery.job_id,
         "sequence": delivery.sequence,
         **_public(delivery.data),
+        **({"metadata": dict(delivery.metadata)} if delivery.metadata else {}),
         "links": links,
     }
     at = utc(delivery.at).isoformat().replace("+00:00", "Z")

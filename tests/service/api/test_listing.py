@@ -1,5 +1,6 @@
 """A tenant's jobs page by page, and what deleting one leaves: nothing."""
 
+import json
 from typing import Any
 
 import httpx
@@ -53,6 +54,36 @@ def test_a_page_holds_what_was_asked_for(
         {"order": "up"},
     ):
         assert http.get("/jobs", params=wrong).status_code == 422
+
+
+def test_jobs_are_found_by_their_metadata(
+    http: httpx.Client, submit: Submit, worker: HandWorker
+) -> None:
+    red, blue = {"project": "red", "shot": "1"}, {"project": "blue", "shot": "1"}
+    first, second, third = (
+        submit(seed=str(seed), metadata=json.dumps(words))["id"]
+        for seed, words in enumerate((red, blue, red))
+    )
+    submit(seed="7")
+    assert http.get(f"/jobs/{first}").json()["metadata"] == red
+    for asked, expected in (
+        ({"metadata[project]": "red"}, [third, first]),
+        ({"metadata[shot]": "1"}, [third, second, first]),
+        ({"metadata[project]": "blue", "metadata[shot]": "1"}, [second]),
+        ({"metadata[project]": "blue", "metadata[shot]": "2"}, []),
+        ({"metadata[other]": "red"}, []),
+    ):
+        assert ids(http.get("/jobs", params=asked)) == expected
+    worker.run_all(1)
+    both = {"metadata[project]": "red", "status": "queued"}
+    assert ids(http.get("/jobs", params=both)) == [third]
+    page = http.get("/jobs", params={"metadata[project]": "red", "limit": 1})
+    assert ids(page) == [third]
+    assert ids(http.get(page.links["next"]["url"])) == [first]
+    for wrong in ("metadata", "metadata[]", "metadata[a b]", "metadata[a][b]"):
+        answer = http.get("/jobs", params={wrong: "x"})
+        assert answer.status_code == 422, wrong
+        assert answer.json()["errors"][0]["pointer"] == "#/query/metadata"
 
 
 def test_a_tenant_sees_its_own_jobs_only(

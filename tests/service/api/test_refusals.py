@@ -59,6 +59,13 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"image": 7}, "#/image", "string"),
     ({"image": None, "order": "inverted"}, "#/order", "give an image, or choose one of: forward"),
     ({"size": "huge"}, "#/size", "such as 832x480"),
+    ({"metadata": {f"key{n}": "x" for n in range(17)}}, "#/metadata", "at most 16"),
+    ({"metadata": {MARK + " ~": "x"}}, "#/metadata", "pattern"),
+    ({"metadata": {"": "x"}}, "#/metadata", "pattern"),
+    ({"metadata": {"key": 7}}, "#/metadata/key", "string"),
+    ({"metadata": {"key": "x" * 513}}, "#/metadata/key", "at most 512"),
+    ({"metadata": {"key": f"{MARK}\u0000"}}, "#/metadata/key", "control characters"),
+    ({"metadata": MARK}, "#/metadata", "JSON object"),
 ]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from service.client.cli import main
 from service.contract.errors import Problem
-from service.contract.job import Lane
+from service.contract.job import JobRequest, Lane
 from tests.support.lanes import HandWorker
 from tests.support.valkey import free_port
 
@@ -148,6 +148,63 @@ def test_methods_and_later_prompts_are_options(run: Run, photo: str) -> None:
     given = json.loads(text)["input"]
     assert (given["ranking"], given["history_noise"]) == ("similarity", 0.1)
     assert [each["prompt"] for each in given["later_prompts"]] == ["it turns: slowly", "it stops"]
+
+
+def test_every_field_of_a_request_is_an_option(run: Run, photo: str) -> None:
+    chosen = {
+        "preset": "tiny",
+        "seconds": 2.5,
+        "steps": 3,
+        "seed": 5,
+        "order": "inverted",
+        "schedule": "f1k1_x_g9_f1k1f2k2f16k4_td",
+        "size": "64x64",
+        "guidance_scale": None,
+        "cfg_scale": 2.0,
+        "negative_prompt": "nothing",
+        "later_prompts": [{"seconds": 1.3, "prompt": "it turns"}],
+        "ranking": "similarity",
+        "history_noise": 0.1,
+        "history_noise_mode": "constant",
+        "history_guidance": 1.5,
+        "attention": "full",
+        "quality": "draft",
+        "priority": "low",
+        "ttl_seconds": 60,
+        "timeout_seconds": 90,
+        "webhook": {"url": "https://example.com/hook", "events": ["job.failed"]},
+        "metadata": {"project": "red", "note": "a=b"},
+    }
+    options = ["--prompt-at", "1.3:it turns", "--webhook", "https://example.com/hook"]
+    options += ["--webhook-event", "job.failed", "--metadata", "project=red"]
+    options += ["--metadata", "note=a=b"]
+    for name in set(chosen) - {"later_prompts", "webhook", "metadata"}:
+        if chosen[name] is not None:
+            options += [f"--{name.replace('_', '-')}", str(chosen[name])]
+    status, text, err = run("submit", photo, "x", *options, "--json")
+    assert status == 0, err
+    given = json.loads(text)["input"]
+    assert set(JobRequest.model_fields) == {*chosen, "prompt"}, "give the new field an option"
+    assert {name: given[name] for name in chosen} == chosen
+    _, found, _ = run("list", "--metadata", "project=red", "--metadata", "note=a=b")
+    assert found.startswith(json.loads(text)["id"])
+    assert run("list", "--metadata", "project=blue") == (0, "", "")
+
+
+def test_a_dry_run_says_what_would_come(run: Run, photo: str) -> None:
+    status, line, _ = run("submit", photo, "x", "--seconds", "2.4", "--dry-run")
+    assert status == 0
+    assert line.startswith("2 sections, 2.433 s of 80x48; about ")
+    _, text, _ = run("submit", photo, "x", "--seconds", "2.4", "--dry-run", "--json")
+    assert json.loads(text)["plan"]["num_frames"] == 73
+    assert run("list")[1] == ""
+
+
+def test_the_same_key_is_the_same_job(run: Run, photo: str) -> None:
+    first, second = (
+        run("submit", photo, "x", "--seed", "1", "--idempotency-key", "k")[1] for _ in range(2)
+    )
+    assert first == second
 
 
 def test_a_program_reads_the_reasons_as_json(run: Run, photo: str) -> None:

@@ -52,7 +52,7 @@ Submit = Callable[..., dict[str, Any]]
 @pytest.fixture
 def submit(http: httpx.Client, picture: bytes) -> Submit:
     def send(**webhook: Any) -> dict[str, Any]:
-        form = {"prompt": "x", "seconds": "1"}
+        form = {"prompt": "x", "seconds": "1", "metadata": '{"shot": "12"}'}
         if webhook:
             form["webhook"] = json.dumps(webhook)
         answer = http.post("/jobs", data=form, files={"image": ("a.jpg", picture)})
@@ -105,6 +105,7 @@ def test_a_finished_job_is_told_signed(
             Webhook(secret).verify(received.body + b" ", received.headers)
     done = messages["job.completed"]
     assert done["data"]["job_id"] == job["id"]
+    assert done["data"]["metadata"] == {"shot": "12"}
     assert done["data"]["links"]["video"] == f"{telling.url}/jobs/{job['id']}/video"
     video = done["data"]["video"]
     assert (video["content_type"], len(video["sha256"])) == ("video/mp4", 64)
