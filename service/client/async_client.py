@@ -81,6 +81,10 @@ class AsyncClient:
         """The job as it is now."""
         return await self._result(self._calls.get(job_id))
 
+    async def wait(self, job_id: str, seconds: float | None = None) -> JobView:
+        """The job when it has ended, see `Client.wait`."""
+        return await self._result(self._calls.wait(job_id, seconds))
+
     def list(
         self,
         *statuses: JobStatus | str,

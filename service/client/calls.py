@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +36,11 @@ RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 MOST_A_PAGE = 100
 LONGEST_WAIT_SECONDS = 30.0
 """A service that asks for more patience than this is refusing."""
+
+MOST_SECONDS_AN_ANSWER = 60
+"""A gateway waits no longer for a job before it answers."""
+SECONDS_OF_PATIENCE = 30.0
+"""Beyond that, without any byte."""
 
 _JSON = {"Accept": "application/json"}
 
@@ -69,6 +76,20 @@ class Calls:
         """The job as it is now."""
         answer = yield from self._ask(Ask("GET", f"/jobs/{job_id}"))
         return JobView.model_validate_json(answer.content)
+
+    def wait(self, job_id: str, seconds: float | None) -> Call[JobView]:
+        """The job when it has ended, or as it is when time is up."""
+        end = None if seconds is None else time.monotonic() + seconds
+        while True:
+            left = MOST_SECONDS_AN_ANSWER if end is None else math.ceil(end - time.monotonic())
+            wait = max(0, min(left, MOST_SECONDS_AN_ANSWER))
+            patient = {"timeout": wait + SECONDS_OF_PATIENCE}
+            ask = Ask("GET", f"/jobs/{job_id}", {"Prefer": f"wait={wait}"}, patient)
+            job = JobView.model_validate_json((yield from self._ask(ask)).content)
+            if job.status.terminal or (end is not None and time.monotonic() >= end):
+                return job
+            # A gateway that is told to stop answers at once; the next one is given a moment.
+            yield Rest(self._pauses[0] if self._pauses else 0.0)
 
     def control(self, job_id: str, action: str) -> Call[JobView]:
         """Cancel, pause or resume a job."""

@@ -24,6 +24,8 @@ from service.contract.job import JobStatus
 from service.contract.views import ProblemView
 from service.contract.webhook import WebhookEvent
 
+_WAIT = "show it when it has ended, or after this long"
+
 Command = Callable[[Client, argparse.Namespace], int]
 
 
@@ -87,7 +89,8 @@ def parser() -> argparse.ArgumentParser:
     _add_submit(_command(found, "submit", commands.submit, "submit a job"))
     watch = _command(found, "watch", commands.watch, "follow a job until it ends", job=True)
     watch.add_argument("-o", "--output", type=Path, help="save the video here at the end")
-    _command(found, "get", commands.get, "show a job", job=True)
+    get = _command(found, "get", commands.get, "show a job", job=True)
+    get.add_argument("--wait", type=float, metavar="SECONDS", help=_WAIT)
     listing = _command(found, "list", commands.list_jobs, "show jobs, newest first")
     names = [status.value for status in JobStatus]
     listing.add_argument("--status", action="append", choices=names, help="repeatable")
@@ -114,6 +117,7 @@ def _add_submit(submit: argparse.ArgumentParser) -> None:
         help="PNG, JPEG or WebP; none: text-to-video",
     )
     submit.add_argument("prompt", metavar="PROMPT", help="what should happen")
+    submit.add_argument("--wait", type=float, metavar="SECONDS", help=_WAIT)
     submit.add_argument("--watch", action="store_true", help="follow the job until it ends")
     submit.add_argument("-o", "--output", type=Path, help="follow, then save the video here")
     for name, kind, text in REQUEST_FIELDS:

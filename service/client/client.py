@@ -107,6 +107,10 @@ class Client:
         """The job as it is now."""
         return self._result(self._calls.get(job_id))
 
+    def wait(self, job_id: str, seconds: float | None = None) -> JobView:
+        """The job when it has ended, or as it is after so many seconds; None waits for ever."""
+        return self._result(self._calls.wait(job_id, seconds))
+
     def list(
         self,
         *statuses: JobStatus | str,

@@ -48,6 +48,8 @@ def submit(client: Client, options: argparse.Namespace) -> int:
         return _show_forecast(client.dry_run(options.image, options.prompt, **fields), options)
     key = options.idempotency_key
     job = client.submit(options.image, options.prompt, idempotency_key=key, **fields)
+    if options.wait is not None:
+        return _show_end(client.wait(job.id, options.wait), options)
     if options.output is None and not options.watch:
         return _show(job, options)
     if not options.json:
@@ -83,7 +85,9 @@ def watch(client: Client, options: argparse.Namespace) -> int:
 
 
 def get(client: Client, options: argparse.Namespace) -> int:
-    """Show a job."""
+    """Show a job; with a wait, as it ended."""
+    if options.wait is not None:
+        return _show_end(client.wait(options.job, options.wait), options)
     return _show(client.get(options.job), options)
 
 
@@ -163,6 +167,13 @@ def _tell(event: EventView, line: ProgressLine, options: argparse.Namespace) -> 
         write(sys.stdout, event.model_dump_json(exclude_none=True))
     else:
         line.show(event)
+
+
+def _show_end(job: JobView, options: argparse.Namespace) -> int:
+    """Show a job that was waited for; its failure is the command's."""
+    _show(job, options)
+    failed = job.status.terminal and job.status is not JobStatus.COMPLETED
+    return JOB_FAILED if failed else DONE
 
 
 def _show(job: JobView, options: argparse.Namespace) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from service.api.acceptance import accept_in_turn, ring
@@ -17,12 +19,24 @@ from service.api.quota import QUOTA_HEADERS, quota_headers
 from service.api.representation import etag, job_view, just_accepted
 from service.api.schemas import DRY_RUN_EXAMPLE, JOB_EXAMPLE
 from service.api.submission import read_submission, request_body_schema
+from service.api.waiting import PREFERENCE_APPLIED, PreferredWait, applied, wait_for_end
+from service.contract.errors import JobNotFound, RecordUnreadable
 from service.contract.job import JobSpec, JobStatus
 from service.contract.views import DryRunView, JobView
 
 router = APIRouter(tags=["jobs"])
 
 SECONDS_BETWEEN_POLLS = 2
+
+_ACCEPTED_HEADERS: dict[str, Any] = {
+    "Location": {"description": "The job.", "schema": {"type": "string"}},
+    **PREFERENCE_APPLIED,
+    **QUOTA_HEADERS,
+    "Idempotency-Replayed": {
+        "description": "`true` where the same request had been accepted before.",
+        "schema": {"type": "string"},
+    },
+}
 
 
 @router.post(
@@ -36,16 +50,16 @@ SECONDS_BETWEEN_POLLS = 2
             "model": DryRunView,
             "content": {"application/json": {"example": DRY_RUN_EXAMPLE}},
         },
+        201: {
+            "description": "With `Prefer: wait`: accepted, and the job has ended within that time.",
+            "model": JobView,
+            "headers": _ACCEPTED_HEADERS,
+        },
         202: {
             "description": "Accepted, durably: the job survives any crash of the service.",
             "headers": {
-                "Location": {"description": "The job.", "schema": {"type": "string"}},
+                **_ACCEPTED_HEADERS,
                 "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
-                **QUOTA_HEADERS,
-                "Idempotency-Replayed": {
-                    "description": "`true` where the same request had been accepted before.",
-                    "schema": {"type": "string"},
-                },
             },
             "content": {"application/json": {"example": JOB_EXAMPLE}},
         },
@@ -56,6 +70,7 @@ async def submit_job(
     request: Request,
     asking: TheTenant,
     parts: TheServices,
+    wait: PreferredWait,
     idempotency_key: Annotated[str | None, Header()] = None,
     dry_run: Annotated[bool, Query()] = False,
 ) -> Response:
@@ -69,16 +84,22 @@ async def submit_job(
 
     With `dry_run=true` the same is checked and planned, and the answer says what would come of it:
     sections, length and size of the video, seconds of work. Nothing is stored or counted.
+
+    With `Prefer: wait=30` the answer comes when the job has ended (201), or after that time (202).
     """
     if dry_run:
         forecast = await forecast_in_turn(parts, asking, request)
         return JSONResponse(forecast.model_dump(mode="json"))
     accepted = await accept_in_turn(parts, asking, request, read_submission)
+    with suppress(JobNotFound, RecordUnreadable, RedisError):  # accepted it is, whatever comes now
+        await wait_for_end(parts, request, accepted.spec.id, wait)
     view = await run_in_threadpool(just_accepted, parts, accepted.spec)
-    headers = {"Location": view.links.self, **quota_headers(accepted.quota)}
-    headers["Retry-After"] = str(SECONDS_BETWEEN_POLLS)
+    headers = {"Location": view.links.self, **applied(wait), **quota_headers(accepted.quota)}
     if accepted.replayed:
         headers["Idempotency-Replayed"] = "true"
+    if wait and view.status.terminal:
+        return JSONResponse(view.model_dump(mode="json"), HTTPStatus.CREATED, headers)
+    headers["Retry-After"] = str(SECONDS_BETWEEN_POLLS)
     return JSONResponse(view.model_dump(mode="json"), HTTPStatus.ACCEPTED, headers)
 
 
@@ -89,7 +110,8 @@ async def submit_job(
         200: {
             "description": "The job as it is now.",
             "headers": {
-                "ETag": {"description": "For If-None-Match.", "schema": {"type": "string"}}
+                "ETag": {"description": "For If-None-Match.", "schema": {"type": "string"}},
+                **PREFERENCE_APPLIED,
             },
             "content": {"application/json": {"example": JOB_EXAMPLE}},
         },
@@ -97,13 +119,21 @@ async def submit_job(
         **documented(401, 404, 500, 503),
     },
 )
-def read_job(
-    spec: OwnedJob, parts: TheServices, if_none_match: Annotated[str | None, Header()] = None
+async def read_job(
+    request: Request,
+    spec: OwnedJob,
+    parts: TheServices,
+    wait: PreferredWait,
+    if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Read a job."""
-    view = job_view(parts, spec)
+    """Read a job.
+
+    With `Prefer: wait=30` the answer comes when the job has ended, or after that time.
+    """
+    await wait_for_end(parts, request, spec.id, wait)
+    view = await run_in_threadpool(job_view, parts, spec)
     tag = etag(view, parts.links.period)
-    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    headers = {"ETag": tag, "Cache-Control": "no-cache", **applied(wait)}
     if not view.status.terminal:
         headers["Retry-After"] = str(SECONDS_BETWEEN_POLLS)
     if if_none_match is not None and tag in if_none_match:

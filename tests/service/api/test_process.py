@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,20 +136,29 @@ def test_links_need_a_secret(redis_url: str, tmp_path: Path) -> None:
         assert "FRAMEPACK_SIGNING_SECRET" in gateway.refusal()
 
 
-def test_open_streams_do_not_keep_it_from_stopping(
+def test_open_streams_and_who_waits_do_not_keep_it_from_stopping(
     redis_url: str, tmp_path: Path, picture: bytes
 ) -> None:
     with gateway_process(redis_url, tmp_path) as gateway:
         gateway.wait_until_ready()
         files = {"image": picture}
         job = httpx.post(f"{gateway.url}/jobs", data={"prompt": "x"}, files=files).json()
-        with httpx.stream("GET", job["links"]["events"], timeout=20) as answer:
+        here = job["links"]["self"]
+        with (
+            httpx.stream("GET", job["links"]["events"], timeout=20) as answer,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            poll = pool.submit(httpx.get, here, headers={"Prefer": "wait=60"}, timeout=70)
             events = parse_events(answer.iter_bytes())
             assert next(events).name == "snapshot"
             decoders = children_of(gateway.process.pid)
             assert decoders
+            # The stream, the poll, and who asks.
+            in_progress = "framepack_http_requests_in_progress 3.0"
+            wait_for(lambda: in_progress in httpx.get(f"{gateway.url}/metrics").text)
             started = time.monotonic()
             gateway.process.send_signal(signal.SIGTERM)
             gateway.process.wait(10)
             assert time.monotonic() - started < 5
+            assert poll.result(5).json()["status"] == "queued"
         wait_for(lambda: not any(alive(pid) for pid in decoders))

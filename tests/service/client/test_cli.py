@@ -207,6 +207,17 @@ def test_the_same_key_is_the_same_job(run: Run, photo: str) -> None:
     assert first == second
 
 
+def test_waiting_shows_how_it_ended(run: Run, photo: str, worker: HandWorker) -> None:
+    status, line, _ = run("submit", photo, "x", "--seconds", "1", "--wait", "0.1")
+    job_id = line.split()[0]
+    assert (status, line) == (0, f"{job_id} queued 0%\n")
+    threading.Timer(0.3, lambda: worker.run_all(1)).start()
+    assert run("get", job_id, "--wait", "30")[:2] == (0, f"{job_id} completed 100%\n")
+    _, line, _ = run("submit", photo, "x")
+    run("cancel", line.split()[0])
+    assert run("get", line.split()[0], "--wait", "30")[0] == 1
+
+
 def test_a_program_reads_the_reasons_as_json(run: Run, photo: str) -> None:
     status, out, _ = run("submit", photo, "x", "--steps", "0", "--json")
     assert (status, json.loads(out)["errors"][0]["pointer"]) == (2, "#/steps")

@@ -69,6 +69,16 @@ def test_without_a_picture_it_is_text_to_video(client: Client) -> None:
         client.submit(None, "The girl dances.", order="inverted")
 
 
+def test_a_job_is_waited_for(client: Client, worker: HandWorker, picture: bytes) -> None:
+    assert client.dry_run(picture, "x", seconds=1).plan.num_sections == 1
+    job = client.submit(picture, "x", seconds=1, metadata={"shot": "1"})
+    assert client.wait(job.id, 0).status == "queued"
+    threading.Timer(0.3, lambda: worker.run_all(1)).start()
+    assert client.wait(job.id).status == "completed"
+    assert client.wait(job.id, 30).metadata == {"shot": "1"}
+    assert [each.id for each in client.list(metadata={"shot": "1"})] == [job.id]
+
+
 def test_bytes_can_be_submitted_and_a_job_cancelled(client: Client, picture: bytes) -> None:
     job = client.submit(picture, "x")
     assert client.cancel(job.id).status == "cancelled"
