@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP_ARGS ?=
+TEST_PROCESSES ?= 2
 BIN := .venv/bin
 LINTED := framepack service worker bench tests
 
@@ -13,7 +14,8 @@ demo: .venv/up.installed
 	@$(BIN)/python -m service.demo
 
 test: lint
-	$(BIN)/python -m pytest --cov=framepack --cov=service --cov=worker --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile \
+	  --cov=framepack --cov=service --cov=worker --cov-report=term:skip-covered
 
 lint: .venv/test.installed
 	$(BIN)/ruff check $(LINTED)

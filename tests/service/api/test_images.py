@@ -19,6 +19,12 @@ from service.api.images import DecodedImage, ImageDecoders, ImageRefused
 from tests.support.processes import alive, children_of, wait_for
 
 
+@pytest.fixture(autouse=True)
+def pillow_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder lowers Pillow's limit for its process, which here is everybody's."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+
+
 @pytest.fixture(scope="module")
 def decoders() -> Iterator[ImageDecoders]:
     with ImageDecoders(limit=2) as decoders:

@@ -18,9 +18,9 @@ from tests.support.films import FilmWorker
 from tests.support.system import require_program
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, headless."""
+    """Debian's Chromium, headless; no longer than a file, since its event loop runs meanwhile."""
     program = require_program("chromium", "chromium")
     with sync_playwright() as playwright:
         # As root in a container there is no sandbox to be had; the only pages are our own.
