@@ -29,7 +29,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 FROM ${PYTHON_BASE} AS runtime
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin framepack \
     && install --directory --owner 10001 --group 10001 /var/lib/framepack
-ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
+ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 FRAMEPACK_LOG_FORMAT=json
 # The root may be read-only: files are written to /tmp (a tmpfs) and, with file:// storage, to its volume.
 WORKDIR /tmp
 USER 10001

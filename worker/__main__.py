@@ -6,12 +6,12 @@ Settings come from the environment (``FRAMEPACK_*``); options given here go befo
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from service.contract import logs
 from service.contract.job import Lane
 from worker.settings import WorkerSettings
 
@@ -41,9 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _supervise(settings: WorkerSettings) -> int:
     from worker.supervisor import Supervisor
 
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(settings, "framepack-supervisor")
     commands = {lane.value: _lane_command(lane, settings, place) for place, lane in enumerate(Lane)}
     return Supervisor(commands, hopeless=frozenset({os.EX_CONFIG})).run()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 
 from framepack.errors import FramepackError
+from service.contract import logs
 from service.contract.bells import Bells
 from service.contract.connections import connect
 from service.contract.errors import StorageError
@@ -42,14 +43,13 @@ log = logging.getLogger(__name__)
 MISCONFIGURED = os.EX_CONFIG
 """Exit code for what starting again cannot repair."""
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 REPORT_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
 def run_lane(lane: Lane, settings: WorkerSettings) -> int:
     """Serve a lane until SIGTERM. Returns the exit code."""
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
+    logs.configure(settings, f"framepack-{lane}")
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
     metrics = WorkerMetrics()

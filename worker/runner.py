@@ -16,6 +16,7 @@ import redis.exceptions
 from service.contract.bells import Bells
 from service.contract.errors import LeaseLost
 from service.contract.job import Artifact, Lane
+from service.contract.logs import about
 from service.contract.record import Committed, Record, Ring, Task, TaskKind, WorkerIdentity
 from service.contract.storage.base import Storage
 from service.contract.tracing import working
@@ -106,6 +107,7 @@ class Runner:
             self._guards.watchdog.watching(),
             self._guards.heartbeat.keeping(lease),
             working(task.kind, task.spec.traceparent, _described(task)),
+            about(job_id=task.job_id, task=task.kind, section=task.section),
         ):
             ring = self._attempt(lease)
         self._tools.metrics.now(task.lane, "draining" if self._guards.drain.requested else "idle")
@@ -150,7 +152,7 @@ class Runner:
 
     def _failed(self, task: Task, error: Exception) -> Ring:
         problem = problem_of(error)
-        log.error("%s of job %s: %s", task.kind, task.job_id, problem.code, exc_info=error)
+        log.error("%s failed: %s", task.kind, problem.code, exc_info=error)
         self._settled(task, problem.code)
         self._decoders.forget()
         if out_of_memory(error):
@@ -161,7 +163,7 @@ class Runner:
         return self._links.record.fail(task, problem)
 
     def _settled(self, task: Task, outcome: str) -> None:
-        log.info("%s %s of job %s: %s", task.kind, task.section, task.job_id, outcome)
+        log.info("%s %s: %s", task.kind, task.section, outcome, extra={"outcome": outcome})
         self._tools.metrics.tasks.labels(task.spec.request.preset, task.kind, outcome).inc()
         self._tools.metrics.memory(gpu.memory_bytes(self._engine.device))
 

@@ -20,10 +20,8 @@ class WorkerSettings(Settings):
             `framepack plan-memory` says what fits.
         device_tflops: Dense bf16 TFLOP/s of the device, which model-FLOP utilisation is measured
             against; None takes the maker's number for devices that are known.
-        log_level: Of the worker's own log.
     """
 
     drain_seconds: Annotated[float, Field(ge=0)] | None = None
     placement: str = "resident"
     device_tflops: Annotated[float, Field(gt=0)] | None = None
-    log_level: str = "INFO"

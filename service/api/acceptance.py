@@ -31,6 +31,7 @@ from service.contract.errors import IdempotencyMismatch
 from service.contract.idempotency import Idempotency
 from service.contract.job import Artifact, JobRequest, JobSpec
 from service.contract.limits import Quota, QuotaExceeded, ServiceFull
+from service.contract.logs import about
 from service.contract.record import Ring, Submitted
 from service.contract.settings import Settings
 
@@ -82,7 +83,8 @@ def accept(parts: Services, tenant: str, submission: Submission) -> Accepted:
         if spec.image is not None:
             parts.storage.delete(spec.image.key)
         return Accepted(parts.record.spec(submitted.job_id), replayed=True)
-    parts.metrics.submitted.labels(spec.request.preset).inc()
+    with about(job_id=spec.id):
+        log.info("accepted a job")
     return Accepted(spec, replayed=False, quota=submitted.quota)
 
 

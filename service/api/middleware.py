@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import ApiProblem, problem_response, unexpected_response
 from service.api.metrics import GatewayMetrics
+from service.contract.logs import about
+from service.contract.tracing import continuing
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +46,15 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
         scope["request_id"] = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         watched = _Watched(scope, send, self._metrics)
-        with self._metrics.in_progress.track_inprogress():
+        with (
+            self._metrics.in_progress.track_inprogress(),
+            about(request_id=scope["request_id"]),
+            continuing(headers.get("traceparent", "")),
+        ):
             try:
                 await self._app(scope, receive, watched.send)
             except Exception as error:
@@ -83,14 +90,13 @@ class _Watched:
         self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.seconds.labels(method, route).observe(seconds)
         # The template, not the path: signed links carry their signature in the query.
-        log.info(
-            "%s %s %d %.1f ms id=%s",
-            method,
-            route,
-            status,
-            1e3 * seconds,
-            self._scope["request_id"],
-        )
+        fields = {
+            "method": method,
+            "route": route,
+            "status": status,
+            "duration_ms": round(1e3 * seconds, 1),
+        }
+        log.info("%(method)s %(route)s %(status)d %(duration_ms)s ms", fields, extra=fields)
 
 
 class LimitBody:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
-import sys
 
 import redis.exceptions
 import uvicorn
@@ -13,6 +12,7 @@ import uvicorn
 from service.api.app import create_app
 from service.api.deps import Services
 from service.api.durability import UnsafeRedis
+from service.contract import logs
 from service.contract.errors import StorageError
 from service.contract.settings import Settings
 from service.contract.tracing import TracingUnavailable, send_traces
@@ -29,13 +29,9 @@ class OpenToAll(Exception):  # noqa: N818 - reads as what it is at the raise sit
 
 def serve(host: str, port: int) -> int:
     """Serve until a signal; returns the exit status."""
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
+    settings = Settings()
+    logs.configure(settings, "framepack-gateway")
     try:
-        settings = Settings()
         _refuse_to_be_open(settings, host)
         app = create_app(settings)
         parts: Services = app.state.services

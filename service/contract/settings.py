@@ -53,6 +53,9 @@ class Settings(BaseSettings):
             of its own port; a worker without one shows none; the deliver worker that a supervisor
             starts takes the next port.
         metrics_host: Address on which the metrics are shown; they are for nobody outside.
+        log_format: How every process logs to standard error: ``text`` for people, ``json`` for a
+            collector, with the fields that docs/operate.md lists. Images set ``json``.
+        log_level: What is logged: from this level on.
         traces_endpoint: Where traces are sent, ``http://host:4318/v1/traces``; empty: nowhere.
         crash_point: For fault tests: the point at which a worker kills itself, `worker.faults`.
     """
@@ -86,6 +89,8 @@ class Settings(BaseSettings):
     torch_threads: Annotated[int, Field(ge=1)] | None = None
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     metrics_host: str = "127.0.0.1"
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     traces_endpoint: str = ""
     crash_point: str = ""
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.propagate import inject
 from opentelemetry.trace import Link, Span, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -74,6 +74,24 @@ def current_traceparent() -> str:
     carrier: dict[str, str] = {}
     inject(carrier)
     return carrier.get(_HEADER, "")
+
+
+def current_trace() -> dict[str, str]:
+    """``trace_id`` and ``span_id`` of the current span in hex; nothing when nothing is traced."""
+    span = trace.get_current_span().get_span_context()
+    if not span.is_valid:
+        return {}
+    return {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"}
+
+
+@contextmanager
+def continuing(traceparent: str) -> Iterator[None]:
+    """What happens inside belongs to a request's trace, if it came with one."""
+    token = attach(_context(traceparent))
+    try:
+        yield
+    finally:
+        detach(token)
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def test_a_worker_without_time_to_drain_gives_the_section_back(
         fleet.wait_for_step(job_id, section=0, step=10)
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0
-        assert f"sample 0 of job {job_id}: drained" in worker.text()
+        assert f"sample 0: drained job_id={job_id}" in worker.text()
         assert fleet.record.progress(job_id).sections_sampled == 0
     assert fleet.wait_for_end(job_id).status is JobStatus.COMPLETED
     assert events.RETRYING not in fleet.names(job_id)

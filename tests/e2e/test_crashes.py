@@ -64,7 +64,7 @@ def test_a_worker_that_was_frozen_past_its_lease_cannot_commit(
     sleeper.end()  # it would freeze at the same place of the next job
     job = fleet.wait_for_end(job_id)
 
-    assert f"sample 1 of job {job_id}: lost" in sleeper.text()
+    assert f"sample 1: lost job_id={job_id}" in sleeper.text()
     assert job.status == "completed"
     assert fleet.video(job_id) == undisturbed
     # Both uploaded section 1, the same bytes under two keys; the record names one of them.
