@@ -196,7 +196,7 @@ WORKERS = Dashboard(
             "s",
             [
                 (
-                    "(time() - framepack_heartbeat_timestamp_seconds)"
+                    "(time() - (framepack_heartbeat_timestamp_seconds > 0))"
                     ' * on (instance) group_left (lane) (framepack_worker_state{state="working"} == 1)',
                     "{{lane}} {{instance}}",
                 )
@@ -204,7 +204,7 @@ WORKERS = Dashboard(
         ),
         Panel(
             "Cold start", "s",
-            [("framepack_cold_start_seconds", "{{instance}}"),
+            [("framepack_cold_start_seconds > 0", "{{instance}}"),
              (f"max by (preset) (framepack_model_load_seconds{{{PRESET}}})", "models of {{preset}}")],
         ),
         Panel("Memory of workers", "bytes",
@@ -262,6 +262,8 @@ API = Dashboard(
               [(quantile(0.95, "framepack_image_decode_seconds", "job"), "p95")]),
         Panel("Webhooks by outcome of an attempt", "ops",
               [(rate("framepack_webhook_attempts_total", "outcome"), "{{outcome}}")]),
+        Panel("Time of an attempt at a webhook, p95", "s",
+              [(quantile(0.95, "framepack_webhook_seconds", "job"), "p95")]),
         Panel("Sweeps", "ops", [(rate("framepack_sweeps_total", "outcome"), "{{outcome}}")]),
         RECORD_UP,
         Panel("Memory of gateways", "bytes",

@@ -53,11 +53,6 @@ class GatewayMetrics:
             "Decoding and re-encoding an uploaded picture.",
             buckets=_HTTP_SECONDS,
         )
-        self.submitted = counter(
-            "framepack_jobs_submitted_total",
-            "Accepted jobs.",
-            ["preset"],
-        )
         self.sweeps = counter(
             "framepack_sweeps_total",
             "Runs of the sweeper.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ class Prometheus:
         self._log = folder / "prometheus.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._began = time.time()
+        self._http = httpx.Client(base_url=f"http://127.0.0.1:{self._port}", timeout=20)
 
     def __enter__(self) -> Prometheus:
         with self._log.open("wb") as log:
@@ -60,6 +62,7 @@ class Prometheus:
         trace: TracebackType | None,
     ) -> None:
         assert self._process is not None
+        self._http.close()
         self._process.terminate()
         self._process.wait(20)
 
@@ -78,6 +81,12 @@ class Prometheus:
         found = self._get("query", query="sum(up)")["result"]
         return int(float(found[0]["value"][1])) if found else 0
 
+    def names(self) -> set[str]:
+        """Names of all that was scraped from this service, a histogram's three as one."""
+        found = self._get("label/__name__/values")
+        ours = {name for name in found if name.startswith("framepack_")}
+        return {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in ours}
+
     def rule_faults(self) -> list[str]:
         """Errors of the rules that were evaluated."""
         groups = self._get("rules")["groups"]
@@ -86,14 +95,14 @@ class Prometheus:
         return [f"{rule['name']}: {rule['lastError']}" for rule in rules if rule.get("lastError")]
 
     def _get(self, what: str, **parameters: str) -> Any:
-        url = f"http://127.0.0.1:{self._port}/api/v1/{what}"
-        answer = httpx.post(url, data=parameters) if parameters else httpx.get(url)
+        url = f"/api/v1/{what}"
+        answer = self._http.post(url, data=parameters) if parameters else self._http.get(url)
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
 
     def _ready(self) -> bool:
         try:
-            return httpx.get(f"http://127.0.0.1:{self._port}/-/ready").status_code == 200
+            return self._http.get("/-/ready").status_code == 200
         except httpx.TransportError:
             return False
 
