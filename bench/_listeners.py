@@ -64,6 +64,19 @@ class Listener:
             self.line.close()
 
 
+@dataclass(frozen=True)
+class Following:
+    """A crowd that connects and listens.
+
+    Attributes:
+        connected: Done when the last one is connected: seconds since the first began.
+        ended: Done when all have heard what they wait for, or were cut off.
+    """
+
+    connected: asyncio.Task[float]
+    ended: asyncio.Future[list[None]]
+
+
 @dataclass
 class Crowd:
     """All listeners, and what they should have heard.
@@ -75,21 +88,28 @@ class Crowd:
     listeners: list[Listener]
     emitted: dict[str, dict[int, float]]
 
-    async def connect(self, port: int) -> float:
-        """Connect all at once; returns the seconds until the last one is connected."""
+    def follow(self, port: int, until: int) -> Following:
+        """Let all connect at once; each listens from when it is connected until it has so much."""
         began = time.perf_counter()
         gate = asyncio.Semaphore(MOST_CONNECTING)
 
-        async def one(listener: Listener) -> None:
+        async def connect(listener: Listener) -> None:
             async with gate:
                 await listener.connect(port)
 
-        await asyncio.gather(*(one(listener) for listener in self.listeners))
-        return time.perf_counter() - began
+        connecting = [asyncio.create_task(connect(each)) for each in self.listeners]
 
-    async def listen(self, until: int) -> None:
-        """Let all listen until they have heard so much."""
-        await asyncio.gather(*(listener.listen(until) for listener in self.listeners))
+        async def connected() -> float:
+            await asyncio.gather(*connecting)
+            return time.perf_counter() - began
+
+        async def listen(listener: Listener, connection: asyncio.Task[None]) -> None:
+            await connection
+            await listener.listen(until)
+
+        listening = zip(self.listeners, connecting, strict=True)
+        tasks = [asyncio.create_task(listen(*each)) for each in listening]
+        return Following(asyncio.create_task(connected()), asyncio.gather(*tasks))
 
     def hang_up(self) -> None:
         """All go at once."""

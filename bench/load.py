@@ -185,16 +185,17 @@ async def measure_streams(
     working = Working(record, storage_url, job_ids)
     listeners = [Listener(job_ids[number % JOBS]) for number in range(clients)]
     crowd = Crowd(listeners, working.emitted)
-    connecting = await crowd.connect(port)
-    listening = asyncio.create_task(crowd.listen(EVENTS_OF_A_JOB))
+    listening = crowd.follow(port, EVENTS_OF_A_JOB)
+    connecting = await listening.connected
     half = JOBS * TASKS_OF_A_JOB // 2
     await asyncio.to_thread(working.do, half, per_second)
     crowd.hang_up()
-    await listening
+    await listening.ended
     # The work goes on while everybody comes back.
     rest = asyncio.create_task(asyncio.to_thread(working.do, half, per_second))
-    storm = await crowd.connect(port)
-    await asyncio.gather(crowd.listen(EVENTS_OF_A_JOB), rest)
+    listening = crowd.follow(port, EVENTS_OF_A_JOB)
+    storm = await listening.connected
+    await asyncio.gather(listening.ended, rest)
     return {
         **crowd.told(EVENTS_OF_A_JOB),
         "jobs": JOBS,

@@ -15,6 +15,8 @@ from service.api import errors
 from service.api.auth import Callers
 from service.api.deps import Services
 from service.api.durability import Durability
+from service.api.event_messages import EventMessages
+from service.api.followed import FollowedJobs
 from service.api.images import ImageDecoders
 from service.api.links import Links
 from service.api.metrics import GatewayMetrics
@@ -98,6 +100,7 @@ def _services(settings: Settings) -> Services:
     redis = connect(settings.redis_url, retries=REDIS_RETRIES)
     signing = LinkSigning(settings.public_url, settings.signing_secret.get_secret_value().encode())
     storage = open_storage(settings.storage_url, signing)
+    links = Links(storage)
     durability = Durability(redis, accept=settings.accept_unsafe_redis)
 
     def reach_redis() -> None:
@@ -110,7 +113,7 @@ def _services(settings: Settings) -> Services:
         record=Record(redis, settings.record_policy()),
         bells=Bells(settings.redis_url, hard_maximum_seconds=settings.hard_maximum_seconds),
         storage=storage,
-        links=Links(storage),
+        links=links,
         decoders=ImageDecoders(),
         hub=EventHub(settings.redis_url),
         metrics=GatewayMetrics(RecordCollector(redis, settings.presets)),
@@ -121,6 +124,8 @@ def _services(settings: Settings) -> Services:
         endpoints=Endpoints(redis),
         listing=Listing(redis),
         outbox=Outbox(redis),
+        followed=FollowedJobs(),
+        messages=EventMessages(links),
         submissions=CapacityLimiter(SUBMISSIONS_AT_ONCE),
     )
 

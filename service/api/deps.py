@@ -9,10 +9,13 @@ from typing import Annotated
 from anyio import CapacityLimiter
 from fastapi import Depends
 from redis import Redis
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from service.api.auth import Caller, Callers
 from service.api.durability import Durability
+from service.api.event_messages import EventMessages
+from service.api.followed import FollowedJobs
 from service.api.images import ImageDecoders
 from service.api.links import Links
 from service.api.metrics import GatewayMetrics
@@ -58,10 +61,12 @@ class Services:
     endpoints: Endpoints
     listing: Listing
     outbox: Outbox
+    followed: FollowedJobs
+    messages: EventMessages
     submissions: CapacityLimiter
 
 
-def services(request: Request) -> Services:
+async def services(request: Request) -> Services:
     """The application's parts."""
     found: Services = request.app.state.services
     return found
@@ -70,9 +75,11 @@ def services(request: Request) -> Services:
 TheServices = Annotated[Services, Depends(services)]
 
 
-def caller(request: Request, parts: TheServices) -> Caller:
+async def caller(request: Request, parts: TheServices) -> Caller:
     """Who is asking; reading needs the scope `jobs:read`, everything else `jobs:write`."""
-    found = parts.callers.of(request)
+    found = parts.callers.known(request)
+    if found is None:
+        found = await run_in_threadpool(parts.callers.of, request)
     found.require(Scope.JOBS_READ if request.method in _READING else Scope.JOBS_WRITE)
     return found
 
@@ -80,7 +87,7 @@ def caller(request: Request, parts: TheServices) -> Caller:
 TheCaller = Annotated[Caller, Depends(caller)]
 
 
-def tenant(asking: TheCaller) -> str:
+async def tenant(asking: TheCaller) -> str:
     """The tenant that asks."""
     return asking.tenant
 

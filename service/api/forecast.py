@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from service.api.acceptance import prepare, read_in_turn
 from service.api.deps import Services
-from service.api.representation import plan_view
+from service.api.plan_views import plan_view
 from service.api.submission import Submission, read_submission
 from service.contract.census import seconds_per_cost, take_census
 from service.contract.views import DryRunView, EstimateView, InputView

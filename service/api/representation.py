@@ -9,15 +9,14 @@ from redis.exceptions import RedisError
 
 from service.api.deps import Services
 from service.api.eta import MEASURED_EVENTS, eta_seconds
+from service.api.plan_views import plan_view, video_view
 from service.contract.eventlog import read
-from service.contract.job import Artifact, Job, JobSpec, JobStatus, Progress
+from service.contract.job import Job, JobSpec, JobStatus, Progress
 from service.contract.views import (
     InputView,
     JobView,
     Links,
-    PlanView,
     ProgressView,
-    VideoView,
     utc,
 )
 
@@ -80,37 +79,6 @@ def links_view(public_url: str, job: Job) -> Links:
         resume=f"{here}/resume" if job.status is JobStatus.PAUSED else None,
         video=f"{here}/video" if job.status is JobStatus.COMPLETED else None,
         delete=here if job.status.terminal else None,
-    )
-
-
-def plan_view(spec: JobSpec) -> PlanView:
-    """What was decided when the job was accepted."""
-    height, width = spec.video_size
-    return PlanView(
-        order=spec.order,
-        schedule=spec.schedule,
-        num_sections=spec.num_sections,
-        places=list(spec.places),
-        num_frames=spec.num_frames,
-        fps=spec.fps,
-        width=width,
-        height=height,
-        duration_seconds=round(spec.num_frames / spec.fps, 3),
-    )
-
-
-def video_view(spec: JobSpec, artifact: Artifact) -> VideoView:
-    """The finished video."""
-    plan = plan_view(spec)
-    return VideoView(
-        content_type=artifact.content_type,
-        size_bytes=artifact.size_bytes,
-        sha256=artifact.sha256,
-        num_frames=artifact.num_frames or plan.num_frames,
-        fps=plan.fps,
-        width=plan.width,
-        height=plan.height,
-        duration_seconds=plan.duration_seconds,
     )
 
 

@@ -17,10 +17,12 @@ from typing import Annotated
 
 from fastapi import Depends, Query
 from pydantic import SecretStr
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from service.api.deps import TheServices, caller, owned_job
+from service.api.deps import TheServices, caller, owned_by
 from service.api.errors import ApiProblem
+from service.contract.errors import JobNotFound
 from service.contract.job import JobSpec
 
 DEFAULT_SECONDS = 300
@@ -77,7 +79,9 @@ Token = Annotated[
 ]
 
 
-def viewed_job(job_id: str, request: Request, parts: TheServices, token: Token = None) -> JobSpec:
+async def viewed_job(
+    job_id: str, request: Request, parts: TheServices, token: Token = None
+) -> JobSpec:
     """The job in the path, for its tenant or for whoever holds a token for it.
 
     Raises:
@@ -85,9 +89,28 @@ def viewed_job(job_id: str, request: Request, parts: TheServices, token: Token =
         JobNotFound: There is no such job for this tenant.
     """
     if token is None:
-        return owned_job(job_id, caller(request, parts).tenant, parts)
+        asking = await caller(request, parts)
+        return await run_in_threadpool(owned_by, parts, asking.tenant, job_id)
     ViewTokens(parts.settings.signing_secret).check(job_id, token)
-    return parts.record.spec(job_id)
+    return await run_in_threadpool(parts.record.spec, job_id)
 
 
 ViewedJob = Annotated[JobSpec, Depends(viewed_job)]
+
+
+async def followed_job(
+    job_id: str, request: Request, parts: TheServices, token: Token = None
+) -> JobSpec:
+    """As `viewed_job`, from memory if somebody followed the job before. Raises as that."""
+    found = parts.followed.known(job_id)
+    if token is not None:
+        ViewTokens(parts.settings.signing_secret).check(job_id, token)
+    elif found is not None and (await caller(request, parts)).tenant != found.tenant:
+        raise JobNotFound(job_id)
+    if found is None:
+        found = await viewed_job(job_id, request, parts, token)
+        parts.followed.remember(found)
+    return found
+
+
+FollowedJob = Annotated[JobSpec, Depends(followed_job)]

@@ -12,9 +12,18 @@ import contextlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import redis.exceptions
 from redis import Redis
@@ -24,6 +33,8 @@ from service.contract.events import TERMINAL, PreviewEvent, StepEvent
 from service.contract.job import Event
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FIREHOSE = f"{KEY_PREFIX}events"
 STEPS = f"{KEY_PREFIX}steps"
@@ -63,7 +74,7 @@ class EventHub:
     def __init__(self, url: str) -> None:
         self._client = connect_reader(url)
         self._followers: defaultdict[str, set[_Follower]] = defaultdict(set)
-        self._lookups = asyncio.Semaphore(MOST_LOOKUPS)
+        self._reads = _SharedReads()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> EventHub:
@@ -82,10 +93,21 @@ class EventHub:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._reads.end()
         for followers in self._followers.values():
             for follower in followers:
                 follower.put(None)
         await self._client.aclose()
+
+    async def last(self, job_id: str) -> Event | None:
+        """A job's latest stored event; None for a job that is not there."""
+
+        async def ask() -> list[Event]:
+            answer = await self._answer(lambda: self._client.xrevrange(_stream(job_id), count=1))
+            return _stored(job_id, answer)
+
+        found = await self._reads.get((job_id, "last"), ask)
+        return found[0] if found else None
 
     @contextlib.asynccontextmanager
     async def follow(
@@ -96,6 +118,14 @@ class EventHub:
         Iteration ends after the terminal event, when the hub closes, or when the follower was too
         slow for the second time; a client then comes back with the last sequence number it has.
         """
+        async with self.batches(job_id, after) as batches:
+            yield (item async for batch in batches for item in batch)
+
+    @contextlib.asynccontextmanager
+    async def batches(
+        self, job_id: str, after: int
+    ) -> AsyncIterator[AsyncIterator[list[Event | Passing]]]:
+        """As `follow`, with all that is there at a time in one list."""
         follower = _Follower()
         self._followers[job_id].add(follower)
         try:
@@ -107,35 +137,26 @@ class EventHub:
 
     async def _events(
         self, job_id: str, last: int, follower: _Follower
-    ) -> AsyncIterator[Event | Passing]:
-        behind = True
-        while True:
-            if behind:
-                for event in await self._stored_after(job_id, last):
-                    last = event.sequence
-                    yield event
-                    if event.type in TERMINAL:
-                        return
-                behind = False
-            item = await follower.next()
-            if item is None:
-                return
-            if isinstance(item, Passing):
-                yield item
-            elif item is _NUDGE or item.sequence > last + 1:
-                behind = True
-            elif item.sequence == last + 1:
-                last = item.sequence
-                yield item
-                if item.type in TERMINAL:
-                    return
+    ) -> AsyncIterator[list[Event | Passing]]:
+        place = _Place(last, behind=True)
+        while not place.ended:
+            if place.behind:
+                found = place.catch_up(await self._stored_after(job_id, place.last))
+            else:
+                found = place.take(await follower.waiting())
+            if found:
+                yield found
 
     async def _stored_after(self, job_id: str, last: int) -> list[Event]:
-        async with self._lookups:
+        """What is stored by now; not the answer to a question that was sent before."""
+
+        async def ask() -> list[Event]:
             answer = await self._answer(
                 lambda: self._client.xrange(_stream(job_id), min=f"{last + 1}-0")
             )
-        return _stored(job_id, answer)
+            return _stored(job_id, answer)
+
+        return await self._reads.get((job_id, last), ask)
 
     async def _answer(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         """Of a read that does not block, on a new connection if the old ones are dead."""
@@ -197,8 +218,94 @@ class _Follower:
             self._queue.put_nowait(None if self._overflowed or item is None else _NUDGE)
             self._overflowed = True
 
-    async def next(self) -> Item:
-        return await self._queue.get()
+    async def waiting(self) -> list[Item]:
+        """All that waits; at least one."""
+        found = [await self._queue.get()]
+        while not self._queue.empty():
+            found.append(self._queue.get_nowait())
+        return found
+
+
+@dataclass
+class _Place:
+    """How far a follower is in its job's events.
+
+    Attributes:
+        last: Sequence number of the last event it got.
+        behind: It must look into the job's stream.
+        ended: Nothing more comes.
+    """
+
+    last: int
+    behind: bool = False
+    ended: bool = False
+
+    def catch_up(self, stored: list[Event]) -> list[Event | Passing]:
+        """What the stream holds after `last`."""
+        self.behind = False
+        if stored:
+            self.last, self.ended = stored[-1].sequence, stored[-1].type in TERMINAL
+        return list(stored)
+
+    def take(self, items: Iterable[Item]) -> list[Event | Passing]:
+        """What of some items is next in turn."""
+        found: list[Event | Passing] = []
+        for item in items:
+            if self.ended or item is None:
+                self.ended = True
+            elif isinstance(item, Passing):
+                found.append(item)
+            elif item is _NUDGE or item.sequence > self.last + 1:
+                self.behind = True
+            elif item.sequence == self.last + 1 and not self.behind:
+                self.last, self.ended = item.sequence, item.type in TERMINAL
+                found.append(item)
+        return found
+
+
+class _SharedReads:
+    """Reads of Redis, some at a time; whoever asks for one that has not begun shares its answer.
+
+    After an outage thousands of clients ask for the same few streams at once. A read that has
+    begun is not joined: its answer may be older than what the one who asks must not miss.
+    """
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(MOST_LOOKUPS)
+        self._not_begun: dict[Hashable, asyncio.Task[Any]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def get(self, key: Hashable, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer to `ask`, which is the same for all who ask with this key."""
+        task: asyncio.Task[T] | None = self._not_begun.get(key)
+        if task is None:
+            task = self._not_begun[key] = asyncio.create_task(self._read(key, ask))
+            self._tasks.add(task)
+            task.add_done_callback(self._done)
+        # Whoever leaves must not take the answer away from the others.
+        return await asyncio.shield(task)
+
+    async def end(self) -> None:
+        """Cancel what is under way."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, key: Hashable, ask: Callable[[], Awaitable[T]]) -> T:
+        try:
+            await self._places.acquire()
+        finally:
+            del self._not_begun[key]
+        try:
+            return await ask()
+        finally:
+            self._places.release()
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever asked may have left, and then nobody else looks
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, RedirectResponse
 
 from service.api.deps import OwnedJob, Services, TheServices
 from service.api.errors import ApiProblem, documented
-from service.api.representation import video_view
+from service.api.plan_views import video_view
 from service.contract.job import Job, JobSpec
 from service.contract.views import VideoLink
 
