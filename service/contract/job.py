@@ -45,7 +45,12 @@ from service.contract import events
 from service.contract.errors import Problem
 from service.contract.webhook import Webhook
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The newest form of a stored job that this code knows.
+
+1: made from a picture, every step computed. 2: without a picture, or with steps left out, which a
+worker that knows only the first form would get wrong: it leaves such a job to others.
+"""
 MAX_PROMPT_CHARACTERS = 2000
 MAX_LATER_PROMPTS = 20
 MAX_TTL_SECONDS = 7 * 24 * 3600
@@ -250,6 +255,7 @@ class JobSpec(BaseModel):
     Attributes:
         request: With the seed resolved.
         image: The stored picture, decoded and re-encoded by the gateway; None for text-to-video.
+        schema_version: The form that a worker must know; the oldest that says all of this.
         image_size: Its (height, width) in pixels.
         order: The sampling order that was chosen; empty in jobs accepted before this was kept.
         schedule: The packing schedule, spelled out in the paper's notation; likewise.
@@ -264,12 +270,12 @@ class JobSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    schema_version: int = SCHEMA_VERSION
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     tenant: str
     priority: Priority = "normal"
     request: JobRequest
     image: Artifact | None = None
+    schema_version: int = Field(default_factory=lambda known: _oldest_form(known))
     image_size: tuple[int, int] | None = None
     order: str = ""
     schedule: str = ""
@@ -280,6 +286,12 @@ class JobSpec(BaseModel):
     video_size: tuple[int, int]
     section_cost: float = 1.0
     traceparent: str = ""
+
+
+def _oldest_form(known: dict[str, Any]) -> int:
+    """The oldest form that can say what was accepted, so that older workers share in the rest."""
+    request: JobRequest = known["request"]
+    return 2 if known["image"] is None or request.quality != "exact" else 1
 
 
 class Progress(BaseModel):

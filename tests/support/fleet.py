@@ -158,6 +158,11 @@ class Fleet:
         self.redis.close()
         self.bells.close()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its workers are told, for one that is started otherwise."""
+        return dict(self._environment)
+
     def start(self, *arguments: str, **settings: str) -> Worker:
         """Start `python -m worker` with more arguments and settings; does not wait."""
         log = self._folder / f"worker-{len(self._workers)}.log"

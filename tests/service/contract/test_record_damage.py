@@ -10,7 +10,7 @@ from redis import Redis
 
 from service.contract import eventlog
 from service.contract.errors import JobNotFound, RecordUnreadable
-from service.contract.job import Job, JobStatus, Lane, apply
+from service.contract.job import SCHEMA_VERSION, Job, JobStatus, Lane, apply
 from service.contract.record import Record, RecordPolicy
 from tests.support.jobs import PRESET, Claimer, do_all, make_artifact, make_spec
 
@@ -177,7 +177,7 @@ class TestDamage:
     def test_a_record_of_a_later_version_waits_for_a_worker_that_knows_it(
         self, record: Record
     ) -> None:
-        newer, known = make_spec(schema_version=2), make_spec()
+        newer, known = make_spec(schema_version=SCHEMA_VERSION + 1), make_spec()
         record.submit(newer)
         record.submit(known)
         assert Claimer(record).must_claim().job_id == known.id

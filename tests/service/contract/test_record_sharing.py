@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis import Redis
 
-from service.contract.job import Lane
+from service.contract.job import SCHEMA_VERSION, Lane
 from service.contract.record import Record, RecordPolicy
 from tests.support.jobs import PRESET, Claimer, do_all, make_artifact, make_spec
 
@@ -186,7 +186,7 @@ class TestWhoCanServe:
 
     def test_records_of_a_later_version_do_not_hide_others(self, record: Record) -> None:
         for _ in range(40):
-            record.submit(make_spec("a", schema_version=2))
+            record.submit(make_spec("a", schema_version=SCHEMA_VERSION + 1))
         for tenant in ("a", "b"):
             record.submit(make_spec(tenant))
         assert {Claimer(record).must_claim().spec.tenant for _ in range(2)} == {"a", "b"}
