@@ -66,7 +66,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     with (
         Valkey(folder / "valkey") as valkey,
         Receiver() as receiver,
-        Fleet(valkey.url, folder / "nano", folder, sweeps=False, lease_seconds="1.5") as fleet,
+        _swept_by_the_gateway(valkey.url, folder) as fleet,
         gateway(
             fleet,
             metrics_port=str(gateway_port),
@@ -89,6 +89,12 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         _events(fleet, http, receiver.url)
         receiver.wait_for(2)
         yield server
+
+
+def _swept_by_the_gateway(redis_url: str, folder: Path) -> Fleet:
+    fleet = Fleet(redis_url, folder / "nano", folder, lease_seconds="1.5")
+    fleet.sweeps = False
+    return fleet
 
 
 def _events(fleet: Fleet, http: httpx.Client, webhook: str) -> None:

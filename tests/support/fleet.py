@@ -99,18 +99,11 @@ class Fleet:
         redis_url: The server.
         weights: Folders by preset; one alone is that of ``tiny``.
         folder: For storage and logs.
-        sweeps: Whether it sweeps; not where a gateway does, whose sweeper is to be seen at work.
         settings: More ``FRAMEPACK_*`` settings, without the prefix.
     """
 
     def __init__(
-        self,
-        redis_url: str,
-        weights: Path | Mapping[str, Path],
-        folder: Path,
-        *,
-        sweeps: bool = True,
-        **settings: str,
+        self, redis_url: str, weights: Path | Mapping[str, Path], folder: Path, **settings: str
     ) -> None:
         by_preset = {"tiny": weights} if isinstance(weights, Path) else weights
         folders = {preset: str(path) for preset, path in by_preset.items()}
@@ -134,7 +127,8 @@ class Fleet:
         self.bells = Bells(redis_url)
         self._workers: list[Worker] = []
         self._stop = threading.Event()
-        self._sweeps = sweeps
+        self.sweeps = True
+        """Set to false before the with block where a gateway's sweeper is to be seen at work."""
         self._sweeper = threading.Thread(target=self._sweep, name="sweeper", daemon=True)
 
     def __enter__(self) -> Fleet:
@@ -275,7 +269,7 @@ class Fleet:
     def _sweep(self) -> None:
         record = Record(connect(self.settings.redis_url), self.settings.record_policy())
         bells = Bells(self.settings.redis_url)
-        while self._sweeps and not self._stop.wait(0.2):
+        while self.sweeps and not self._stop.wait(0.2):
             with suppress(redis.exceptions.ConnectionError):
                 bells.ring(record.sweep().ring)
         bells.close()
