@@ -151,6 +151,7 @@ def _storage(settings: Settings) -> Iterator[Finding]:
             "see that FRAMEPACK_PUBLIC_URL and the signing settings are right",
         ),
         ("expired and forged links", _refused, "do not use this store: it checks no signatures"),
+        ("conditional write", _conditional, "allow PutObject with If-None-Match"),
         ("delete", _deleted, "allow DeleteObject"),
     )
     for what, check, way in checks:
@@ -217,6 +218,18 @@ def _refused(storage: Storage, key: str) -> str:
     if _fetch(url)[0] == 200:
         raise _Unexpected("an expired link was answered")
     return "refused"
+
+
+def _conditional(storage: Storage, key: str) -> str:
+    """Told, not asked for: a key carries the fence of its writer, so no two ever write the same."""
+    from service.contract.storage.s3_scheme import S3Storage
+
+    if not isinstance(storage, S3Storage):
+        return "not a store's affair here: files are moved into place"
+    kept = storage.keeps_what_is_there(key)
+    if kept is None:
+        return "this store has none; nothing here relies on it"
+    return "what is there is kept" if kept else "ignored by this store; nothing here relies on it"
 
 
 def _deleted(storage: Storage, key: str) -> str:

@@ -76,6 +76,7 @@ def test_an_s3_store_is_tried_with_real_requests(
     assert findings["Bucket"].found == "made"
     assert findings["Storage: signed link"].found == "leads to the bytes"
     assert findings["Storage: expired and forged links"].found == "refused"
+    assert findings["Storage: conditional write"].found == "what is there is kept"
     assert {name for name, each in findings.items() if each.way_out} == set()
     # Clients may reach the store under another name: links are signed for that one.
     public = open_storage(f"{storage}&public=http://localhost:{swift.ports['proxy']}")

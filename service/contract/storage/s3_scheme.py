@@ -139,6 +139,26 @@ class S3Storage:
             return True
         return False
 
+    def keeps_what_is_there(self, key: str) -> bool | None:
+        """Whether a write that asks for it leaves a stored object alone; None if it cannot be asked.
+
+        Asks by writing over an object (``If-None-Match: *``). Raises StorageError.
+        """
+        try:
+            with _translated(key):
+                self._client.put_object(
+                    Bucket=self._bucket, Key=self._key(key), Body=b"", IfNoneMatch="*"
+                )
+        except StorageError as error:
+            status = getattr(error.__cause__, "response", {}).get("ResponseMetadata", {})
+            answered = status.get("HTTPStatusCode")
+            if answered == 412:
+                return True
+            if answered in (400, 501):
+                return None
+            raise
+        return False
+
     def check(self) -> None:
         with _translated():
             self._client.head_bucket(Bucket=self._bucket)
