@@ -140,7 +140,7 @@ class S3Storage:
         return False
 
     def keeps_what_is_there(self, key: str) -> bool | None:
-        """Whether a write that asks for it leaves a stored object alone; None if it cannot be asked.
+        """Whether a write that asks for it leaves a stored object alone; None: it cannot ask.
 
         Asks by writing over an object (``If-None-Match: *``). Raises StorageError.
         """
