@@ -1,4 +1,4 @@
-"""The ``framepack`` command: make a video, train, evaluate, or verify against golden loops.
+"""The ``framepack`` command: make a video (again), train, evaluate, or verify against golden loops.
 
 Exit status: 0 done, 1 failed (a file that cannot be read or written, weights that do not fit, a
 verification out of tolerance), 2 a value that cannot be served, 130 interrupted. What goes wrong is
@@ -28,6 +28,7 @@ from framepack.generation.plan import (
 from framepack.generation.quality import QUALITY_NAMES
 from framepack.packing.families import FAMILIES
 from framepack.packing.report import add_packing_arguments
+from framepack.reproduce import add_reproduce_arguments
 
 if TYPE_CHECKING:
     from framepack.evaluation.world import Measured
@@ -63,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_generate(commands.add_parser("generate", help="make a video from a prompt and a picture"))
+    reproduce = commands.add_parser("reproduce", help="make a video again from its manifest")
+    add_reproduce_arguments(reproduce)
     _add_verify(commands.add_parser("verify", help="compare section loops with golden numbers"))
     _add_train(commands.add_parser("train", help="train a preset, or a LoRA for it"))
     _add_lora(commands.add_parser("lora", help="say what a LoRA changes, or convert it"))

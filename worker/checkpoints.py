@@ -10,6 +10,8 @@ next: a section computed twice gives the same bytes.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -25,6 +27,7 @@ CONTENT_TYPE = "application/octet-stream"
 
 _LATENTS = "latents"
 _GENERATOR = "generator"
+_ENGINE = "engine"
 _FORM = {"framepack": "1"}
 
 
@@ -67,10 +70,30 @@ class SectionCheckpoint:
         return self.latents.nbytes + self.generator.nbytes
 
 
-def conditioning_to_bytes(conditioning: Conditioning) -> bytes:
-    """A conditioning as a safetensors file, every tensor in its own dtype."""
+def conditioning_to_bytes(conditioning: Conditioning, engine: Mapping[str, str]) -> bytes:
+    """A conditioning as a safetensors file, every tensor in its own dtype.
+
+    Args:
+        conditioning: What was encoded.
+        engine: Details of the engine that is pinned with this, for the job's manifest.
+    """
     tensors = {name: t.detach().cpu() for name, t in conditioning.to_tensors().items()}
-    return safetensors.torch.save(tensors, metadata=_FORM)
+    details = json.dumps(dict(sorted(engine.items())))
+    return safetensors.torch.save(tensors, metadata={**_FORM, _ENGINE: details})
+
+
+def engine_of_conditioning(data: bytes) -> dict[str, str] | None:
+    """The details of the engine that encoded; None in a conditioning that holds none.
+
+    Raises:
+        CheckpointError: It is no conditioning checkpoint.
+    """
+    try:
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])["__metadata__"]
+        return dict(json.loads(header[_ENGINE])) if _ENGINE in header else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"not a safetensors file of ours: {error}") from error
 
 
 def conditioning_from_bytes(data: bytes) -> Conditioning:

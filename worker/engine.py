@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from framepack.models.fingerprint import Fingerprint
 from framepack.presets import Models, Part, engine_fingerprint, load_preset
 from service.contract.job import Lane
 
@@ -53,6 +54,8 @@ class Engine:
             for name in presets
         }
 
+        self._fingerprints: dict[str, Fingerprint] = {}
+
     def load(self) -> dict[str, float]:
         """Load everything now. Returns the seconds it took by preset. Raises WeightsError."""
         took = {}
@@ -66,10 +69,13 @@ class Engine:
 
     def fingerprints(self) -> dict[str, str]:
         """Engine fingerprint by preset."""
-        return {
-            name: engine_fingerprint(models, self._parts).short
-            for name, models in self._models.items()
-        }
+        return {name: self.fingerprint(name).short for name in self._models}
+
+    def fingerprint(self, preset: str) -> Fingerprint:
+        """What decides the bytes that a preset makes here; made once, as it hashes files."""
+        if preset not in self._fingerprints:
+            self._fingerprints[preset] = engine_fingerprint(self._models[preset], self._parts)
+        return self._fingerprints[preset]
 
     def __getitem__(self, preset: str) -> Models:
         return self._models[preset]

@@ -9,7 +9,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import redis.exceptions
 
@@ -18,6 +18,7 @@ from service.contract.errors import LeaseLost
 from service.contract.job import Artifact, Lane
 from service.contract.logs import about
 from service.contract.record import Committed, Record, Ring, Task, TaskKind, WorkerIdentity
+from service.contract.spent import Spent
 from service.contract.storage.base import Storage
 from service.contract.tracing import working
 from worker import gpu
@@ -119,12 +120,14 @@ class Runner:
         """Do a task and settle it. Returns what to ring for."""
         task, began = lease.task, time.perf_counter()
         gpu.start_peak(self._engine.device)
-        attempt = Attempt(lease, self._engine[task.spec.request.preset], self._tools)
+        preset = task.spec.request.preset
+        engine = self._engine.fingerprint(preset)
+        attempt = Attempt(lease, self._engine[preset], engine, self._tools)
         attempt.reach("claimed")
         try:
             artifact = self._functions[task.kind](attempt)
             attempt.reach("uploaded")
-            committed = self._commit(lease, artifact)
+            committed = self._commit(lease, artifact, self._spent(attempt))
         except Interruption as interruption:
             outcome = "cancelled" if isinstance(interruption, TaskCancelled) else "drained"
             self._settled(task, outcome)
@@ -140,11 +143,15 @@ class Runner:
             self._took(task, time.perf_counter() - began)
         return committed.ring
 
-    def _commit(self, lease: Lease, artifact: Artifact) -> Committed:
+    def _spent(self, attempt: Attempt) -> Spent:
+        sampling = attempt.spent[0] if attempt.spent else Spent()
+        return replace(sampling, vram=gpu.memory_bytes(self._engine.device).get("peak"))
+
+    def _commit(self, lease: Lease, artifact: Artifact, spent: Spent) -> Committed:
         """Commit, however often the answer gets lost, for as long as the task is ours."""
         while True:
             try:
-                return self._links.record.commit(lease.task, artifact)
+                return self._links.record.commit(lease.task, artifact, spent)
             except _AWAY:
                 if lease.lost:
                     raise LeaseLost(f"{lease.task.kind} of job {lease.task.job_id}") from None

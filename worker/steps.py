@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from framepack.models.flops import StepTokens, step_flops
 from framepack.packing.schedule import BASE_KERNEL, Level
+from service.contract.spent import Spent
 from service.contract.tracing import past
 from worker.metrics import WorkerMetrics
 from worker.tasks.attempt import Attempt
@@ -65,6 +66,11 @@ class StepMeter:
         self._known = 0
         self._steps = self._spanned = self._telling_ns = 0
         self._began, self._span_began = time.perf_counter(), time.time_ns()
+
+    @property
+    def spent(self) -> Spent:
+        """Steps made so far, and evaluations that caches skipped."""
+        return Spent(steps=self._steps, skipped=self._known)
 
     @contextmanager
     def telling(self) -> Iterator[None]:

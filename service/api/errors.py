@@ -64,6 +64,7 @@ PROBLEMS: dict[str, ProblemKind] = {
     "webhook_not_found": ProblemKind(404, "There is no such webhook"),
     "delivery_not_found": ProblemKind(404, "There is no such delivery"),
     "job_not_found": ProblemKind(404, "There is no such job"),
+    "no_manifest": ProblemKind(404, "The video has no manifest"),
     "no_preview": ProblemKind(404, "There is no preview now", retryable=True),
     "no_clip": ProblemKind(404, "The section has no clip (yet)", retryable=True),
     "method_not_allowed": ProblemKind(405, "This cannot be done to this resource"),

@@ -27,11 +27,15 @@ def job_view(parts: Services, spec: JobSpec) -> JobView:
     Raises:
         JobNotFound: It has expired.
     """
-    job, progress = parts.record.look(spec.id)
+    job, progress, metrics = parts.record.look(spec.id)
     queued = job.status is JobStatus.QUEUED
     position = parts.record.queue_position(spec.id) if queued else None
     return _put_together(parts, spec, job, progress).model_copy(
-        update={"queue_position": position, "eta_seconds": _eta(parts, job, progress)}
+        update={
+            "queue_position": position,
+            "eta_seconds": _eta(parts, job, progress),
+            "metrics": metrics,
+        }
     )
 
 
@@ -78,6 +82,7 @@ def links_view(public_url: str, job: Job) -> Links:
         pause=f"{here}/pause" if job.status in _UNDER_WAY else None,
         resume=f"{here}/resume" if job.status is JobStatus.PAUSED else None,
         video=f"{here}/video" if job.status is JobStatus.COMPLETED else None,
+        manifest=f"{here}/manifest" if job.status is JobStatus.COMPLETED else None,
         delete=here if job.status.terminal else None,
     )
 

@@ -58,6 +58,14 @@ JOB_EXAMPLE: dict[str, Any] = {
         "height": 64,
         "duration_seconds": 4.833,
     },
+    "metrics": {
+        "queue_seconds": 0.884,
+        "gpu_seconds": 18.202,
+        "deliver_seconds": 2.915,
+        "steps": 32,
+        "skipped_steps": 0,
+        "peak_vram_bytes": None,
+    },
     "clips": [
         {
             "section": 0,
@@ -87,6 +95,59 @@ DRY_RUN_EXAMPLE: dict[str, Any] = {
     "input": {**JOB_EXAMPLE["input"], "seed": None},
     "plan": JOB_EXAMPLE["plan"],
     "estimate": {"gpu_seconds": 4.1, "backlog_gpu_seconds": 61.5, "measured": True},
+}
+
+MANIFEST_EXAMPLE: dict[str, Any] = {
+    "object": "manifest",
+    "version": 1,
+    "job_id": _ID,
+    "request": {
+        "prompt": "The girl dances gracefully.",
+        "preset": "tiny",
+        "seconds": 5.0,
+        "steps": 16,
+        "seed": 31337,
+        "order": "inverted",
+        "schedule": "f1k1_x_g9_f1k1f2k2f16k4_td",
+        "size": "64x64",
+        "guidance_scale": None,
+        "cfg_scale": 1.0,
+        "negative_prompt": "",
+        "later_prompts": [],
+        "quality": "exact",
+    },
+    "image": {
+        "sha256": "fcde2b2edba56bf408601fb721fe9b5c338d10ee429ea04fae5511b68fbf8fb9",
+        "size_bytes": 61204,
+        "height": 512,
+        "width": 512,
+    },
+    "num_sections": 4,
+    "sampling": {"sampler": "euler", "first_sigma": "1.0", "step_cache": "None"},
+    "engines": {
+        "render": {
+            "fingerprint": "1c2f0a9b7d4e61a3",
+            "details": {
+                "device": "cpu AVX512",
+                "dtype.transformer": "float32",
+                "preset": "tiny",
+                "version.torch": "2.13.0",
+                "weights.transformer": (
+                    "baa5a0964d3320fbc0c6a922140453c8513ea24ab8fd0577034804a967248096"
+                ),
+            },
+        },
+        "deliver": {"fingerprint": "9a3e5b7c1d2f4068", "details": {"version.av": "18.1.0"}},
+    },
+    "software": {"framepack-service": "0.1.0", "python": "3.11.7"},
+    "video": {
+        "sha256": "486ea46224d1bb4fb680f34f7c9ad96a8f24ec88be73ea8e5a6c65260e9cb8a7",
+        "size_bytes": 151230,
+        "num_frames": 145,
+        "fps": 30,
+        "height": 64,
+        "width": 64,
+    },
 }
 
 STREAM_EXAMPLE = (

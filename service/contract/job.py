@@ -158,7 +158,7 @@ _METADATA_SCHEMA = {
     "default": {},
 }
 
-_OF_THE_JOB = frozenset({"webhook", "priority", "ttl_seconds", "timeout_seconds", "metadata"})
+OF_THE_JOB = frozenset({"webhook", "priority", "ttl_seconds", "timeout_seconds", "metadata"})
 """Fields that say nothing about the video."""
 
 
@@ -221,7 +221,7 @@ class JobRequest(BaseModel):
         if self.seed is None:
             raise ValueError("the seed must be resolved before planning")
         later = tuple(PromptAt(each.seconds, each.prompt) for each in self.later_prompts)
-        own = self.model_dump(exclude=set(_OF_THE_JOB))
+        own = self.model_dump(exclude=set(OF_THE_JOB))
         return GenerationRequest(**{**own, "seed": self.seed, "later_prompts": later})
 
 

@@ -347,6 +347,7 @@ function transitions.commit(a)
   end
   set(a.id, field, a.artifact, a.lane .. '.next', a.number + 1, a.lane .. '.crashes', 0)
   redis.call('HDEL', job_key(a.id), a.lane .. '.after')
+  note_spent(a.id, a.lane, a.spent or {})
   limits.note_commit(a.id, a.lane, a.artifact)
   tell_of_commit(a)
   end_overdue(a.id)

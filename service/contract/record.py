@@ -43,7 +43,8 @@ from service.contract.job import (
 )
 from service.contract.limits import Limits, Quota, quota_of
 from service.contract.script import Script
-from service.contract.stored import artifacts_of, job_of, progress_of, spec_of
+from service.contract.spent import JobMetrics, Spent
+from service.contract.stored import artifacts_of, job_of, metrics_of, progress_of, spec_of
 from service.contract.task import Signal, Task, TaskKind, WorkerIdentity
 
 __all__ = [
@@ -334,14 +335,25 @@ class Record:
         where = {"section": task.section, "step": step, "total_steps": total_steps}
         return self._signal("preview", **task.claim, **where, **shown)
 
-    def commit(self, task: Task, artifact: Artifact) -> Committed:
+    def commit(self, task: Task, artifact: Artifact, spent: Spent | None = None) -> Committed:
         """Make a task's result part of the job.
+
+        Args:
+            task: As claimed.
+            artifact: Its result.
+            spent: What it took.
 
         Raises:
             LeaseLost: Another worker may own the task; the result is not part of the job.
         """
         stored = artifact.model_dump_json(exclude_none=True)
-        answer = self._script.call("commit", **task.claim, number=task.number, artifact=stored)
+        answer = self._script.call(
+            "commit",
+            **task.claim,
+            number=task.number,
+            artifact=stored,
+            **({"spent": spent.for_script()} if spent else {}),
+        )
         if answer.get("signal") == "lost":
             raise LeaseLost(f"{task.kind} of job {task.job_id}")
         return Committed(answer["accepted"], _ring(answer))
@@ -385,10 +397,10 @@ class Record:
         stored = cast(str | None, self.redis.get(f"{_job_key(job_id)}:preview"))
         return None if stored is None else PreviewEvent.model_validate_json(stored)
 
-    def look(self, job_id: str) -> tuple[Job, Progress]:
-        """State and progress in one reading. Raises as `get`."""
+    def look(self, job_id: str) -> tuple[Job, Progress, JobMetrics]:
+        """State, progress and what it took in one reading. Raises as `get`."""
         fields = self._fields(job_id)
-        return job_of(job_id, fields), progress_of(job_id, fields)
+        return job_of(job_id, fields), progress_of(job_id, fields), metrics_of(job_id, fields)
 
     def progress(self, job_id: str) -> Progress:
         """How far a job is. Raises as `get`."""

@@ -57,7 +57,8 @@ local STATES = { queued = true, running = true, paused = true, cancelling = true
   completed = true, failed = true, cancelled = true }
 local COUNTS = { 'worked', 'timeout', 'version', 'order', 'sections', 'ahead', 'retention', 'created', 'sequence',
   'render.next', 'render.fence', 'render.lease', 'render.crashes', 'render.after',
-  'deliver.next', 'deliver.fence', 'deliver.lease', 'deliver.crashes', 'deliver.after' }
+  'deliver.next', 'deliver.fence', 'deliver.lease', 'deliver.crashes', 'deliver.after',
+  'render.spent', 'deliver.spent', 'steps', 'skipped', 'vram' }
 local WORDS = { 'version', 'spec', 'tenant', 'preset', 'priority', 'sections' }
 
 -- Whether every transition can work with a record. What an older writer did not know may be missing.

@@ -48,6 +48,16 @@ local function note_pace(id, lane)
   redis.call('HSET', key('pace'), preset, tostring(pace))
 end
 
+-- What became part of a job took so much: milliseconds of its worker, and what the worker counted.
+local function note_spent(id, lane, spent)
+  local took = math.max(0, math.floor(now - num(id, lane .. '.began')))
+  redis.call('HINCRBY', job_key(id), lane .. '.spent', took)
+  for _, name in ipairs({ 'steps', 'skipped' }) do
+    if spent[name] then redis.call('HINCRBY', job_key(id), name, spent[name]) end
+  end
+  if spent.vram then set(id, 'vram', string.format('%.0f', math.max(spent.vram, num(id, 'vram')))) end
+end
+
 -- A job has ended: how, how long it took, and how long the wish to cancel it took.
 local function count_end(id, status)
   count(id, 'ended ' .. status)

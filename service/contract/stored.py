@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from service.contract.errors import Problem, RecordUnreadable
 from service.contract.job import Artifact, Clip, Job, JobSpec, JobStatus, Lane, Progress
+from service.contract.spent import JobMetrics, metrics_in
 
 Fields = Mapping[str, str]
 
@@ -52,6 +53,12 @@ def progress_of(job_id: str, fields: Fields) -> Progress:
             step=step.get("step"),
             total_steps=step.get("total_steps"),
         )
+
+
+def metrics_of(job_id: str, fields: Fields) -> JobMetrics:
+    """What a job took. Raises RecordUnreadable."""
+    with _reading(job_id):
+        return metrics_in(fields)
 
 
 def spec_of(job_id: str, fields: Fields) -> JobSpec:

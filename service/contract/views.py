@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.contract.errors import Problem
 from service.contract.job import JobRequest, JobStatus, Progress
+from service.contract.spent import JobMetrics
 
 
 class View(BaseModel):
@@ -150,6 +151,7 @@ class Links(View):
     pause: str | None = None
     resume: str | None = None
     video: str | None = None
+    manifest: str | None = None
     delete: str | None = None
 
 
@@ -170,6 +172,7 @@ class JobView(View):
         input: The request as accepted; null took the preset's default.
         seed: The seed in use, drawn by the service when the request had none.
         metadata: The caller's own, as in the request.
+        metrics: What it took so far.
         clips: In the order of sampling.
         error: Why the job failed.
         last_sequence: Number of the last event this state includes.
@@ -188,6 +191,7 @@ class JobView(View):
     seed: int
     metadata: dict[str, str] = {}
     plan: PlanView
+    metrics: JobMetrics = JobMetrics()
     clips: list[ClipView] = []
     video: VideoView | None = None
     error: Problem | None = None

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import pytest
 import torch
 
-from framepack.generation.generate import generate
-from framepack.generation.plan import GenerationRequest, plan_generation
+from framepack.cli import main
 from framepack.media.clips import top_level_boxes
-from framepack.media.images import open_image
-from framepack.presets import load_preset
 from service.contract import events
 from service.contract.job import apply
+from service.contract.manifest import Manifest, manifest_key
 from tests.e2e.conftest import REQUEST, Service
-from tests.support.fleet import PICTURE_SIZE, picture
+from tests.support.fleet import picture
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def cpu_threads() -> Iterator[None]:
+    """The process's threads as they were: a manifest says how many to compute with."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def test_a_job_becomes_a_video_that_plays(service: Service) -> None:
@@ -99,19 +106,46 @@ def test_progress_lies_beside_the_clips(service: Service) -> None:
     assert document["last_sequence"] == job.last_sequence
 
 
-def test_the_service_makes_what_the_library_makes(
-    service: Service, undisturbed: bytes, tmp_path: Path
+def test_the_manifest_makes_the_same_video_again(
+    service: Service,
+    undisturbed: bytes,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    cpu_threads: None,
 ) -> None:
-    request = GenerationRequest("a red ball", **REQUEST)
-    models = load_preset("tiny", service.weights, "cpu")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        plan = plan_generation(request, PICTURE_SIZE)
-        list(generate(models, plan, open_image(picture()), tmp_path / "video.mp4"))
-    finally:
-        torch.set_num_threads(threads)
-    assert (tmp_path / "video.mp4").read_bytes() == undisturbed
+    """With the library alone, so this also says that service and library make the same."""
+    fleet = service.fleet
+    job_id = fleet.submit(**REQUEST)
+    job = fleet.wait_for_end(job_id)
+    assert job.video is not None
+    written = fleet.storage.get(manifest_key(job.video))
+    manifest = Manifest.model_validate_json(written)
+    assert manifest.request["steps"] == REQUEST["steps"]
+    assert None not in (manifest.request["order"], manifest.request["schedule"])
+    assert manifest.engines["render"].details is not None
+    paths = [tmp_path / name for name in ("manifest.json", "photo.png", "again.mp4")]
+    paths[0].write_bytes(written)
+    paths[1].write_bytes(picture())
+    command = ["reproduce", *map(str, paths[:2]), "-o", str(paths[2]), "--device", "cpu"]
+    assert main([*command, "--weights", str(service.weights)]) == 0
+    assert paths[2].read_bytes() == fleet.video(job_id) == undisturbed
+    other = json.loads(written)
+    other["request"]["seed"] += 1
+    other["engines"]["render"]["details"]["version.torch"] = "0.1"
+    paths[0].write_text(json.dumps(other))
+    assert main([*command, "--weights", str(service.weights)]) == 1
+    assert "render: version.torch was 0.1, is" in capsys.readouterr().err
+
+
+def test_what_a_job_took_is_counted(service: Service) -> None:
+    fleet = service.fleet
+    job_id = fleet.submit(**REQUEST)
+    fleet.wait_for_end(job_id)
+    _, _, metrics = fleet.record.look(job_id)
+    assert (metrics.steps, metrics.skipped_steps) == (3 * REQUEST["steps"], 0)
+    assert metrics.peak_vram_bytes is None, "this is a CPU"
+    assert metrics.queue_seconds is not None
+    assert min(metrics.gpu_seconds, metrics.deliver_seconds) > 0
 
 
 def test_the_same_request_gives_the_same_bytes(service: Service, undisturbed: bytes) -> None:

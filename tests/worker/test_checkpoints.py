@@ -9,6 +9,7 @@ from worker.checkpoints import (
     SectionCheckpoint,
     conditioning_from_bytes,
     conditioning_to_bytes,
+    engine_of_conditioning,
 )
 
 
@@ -62,7 +63,9 @@ def test_a_conditioning_comes_back_bit_for_bit(dtype: torch.dtype, with_negative
         image=torch.randn(1, 3, 8).to(dtype),
         start=torch.randn(1, 16, 1, 4, 6),
     )
-    again = conditioning_from_bytes(conditioning_to_bytes(given))
+    data = conditioning_to_bytes(given, {"device": "cpu"})
+    again = conditioning_from_bytes(data)
+    assert engine_of_conditioning(data) == {"device": "cpu"}
     assert len(again.prompts) == 2
     assert (again.negative is not None) == with_negative
     for name, tensor in given.to_tensors().items():
@@ -73,3 +76,6 @@ def test_a_conditioning_comes_back_bit_for_bit(dtype: torch.dtype, with_negative
 def test_a_section_is_no_conditioning(checkpoint: SectionCheckpoint) -> None:
     with pytest.raises(CheckpointError):
         conditioning_from_bytes(checkpoint.to_bytes())
+    assert engine_of_conditioning(checkpoint.to_bytes()) is None
+    with pytest.raises(CheckpointError):
+        engine_of_conditioning(b"no checkpoint")

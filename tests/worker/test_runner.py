@@ -17,6 +17,7 @@ from service.contract.connections import connect
 from service.contract.errors import StorageError
 from service.contract.job import Artifact, JobStatus, Lane
 from service.contract.record import Committed, Record, RecordPolicy, Task, WorkerIdentity
+from service.contract.spent import Spent
 from service.contract.storage.file_scheme import FileStorage
 from tests.support.fleet import Fleet
 from worker.artifacts import Artifacts
@@ -54,8 +55,8 @@ class Forgetful(Record):
 
     answered = False
 
-    def commit(self, task: Task, artifact: Artifact) -> Committed:
-        committed = super().commit(task, artifact)
+    def commit(self, task: Task, artifact: Artifact, spent: Spent | None = None) -> Committed:
+        committed = super().commit(task, artifact, spent)
         if not self.answered:
             self.answered = True
             raise redis.exceptions.ConnectionError

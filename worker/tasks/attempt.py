@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -12,10 +12,12 @@ import torch
 from framepack.generation.conditioning import Conditioning
 from framepack.generation.orders import Section
 from framepack.generation.plan import Plan, plan_generation
+from framepack.models.fingerprint import Fingerprint
 from framepack.presets import Models
 from framepack.types import Latents
 from service.contract.job import Artifact, Lane
 from service.contract.record import Task
+from service.contract.spent import Spent
 from service.contract.tracing import part
 from worker.artifacts import Artifacts, new_key
 from worker.checkpoints import SectionCheckpoint, conditioning_from_bytes
@@ -56,12 +58,16 @@ class Attempt:
     Attributes:
         lease: On the task.
         models: Of the job's preset.
+        engine: What decides the bytes that they make.
         tools: Of the process.
+        spent: What sampling took, once it is done.
     """
 
     lease: Lease
     models: Models
+    engine: Fingerprint
     tools: Tools
+    spent: list[Spent] = field(default_factory=list)
 
     @property
     def task(self) -> Task:

@@ -17,7 +17,7 @@ def run(attempt: Attempt) -> Artifact:
     with attempt.stage("encode"):
         conditioning = encode(attempt.models.encoders, attempt.plan, image)
     attempt.check()
-    data = conditioning_to_bytes(conditioning)
+    data = conditioning_to_bytes(conditioning, attempt.engine.details)
     encoded = attempt.store("safetensors", data, CONTENT_TYPE)
     # What the next section reads here is what any other worker would read.
     artifacts.remember(encoded, conditioning_from_bytes(data), len(data))

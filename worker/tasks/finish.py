@@ -13,9 +13,13 @@ from pathlib import Path
 from framepack.errors import MediaError
 from framepack.media.clips import join_clips
 from service.contract.job import Artifact
+from service.contract.manifest import manifest_key
 from worker.artifacts import new_key
+from worker.manifest import manifest_of
 from worker.tasks.attempt import Attempt
 from worker.tasks.decode import CONTENT_TYPE
+
+MANIFEST_TYPE = "application/json"
 
 
 def run(attempt: Attempt) -> Artifact:
@@ -32,7 +36,13 @@ def run(attempt: Attempt) -> Artifact:
             stored = attempt.tools.artifacts.store_file(
                 new_key(attempt.task, "mp4"), video, CONTENT_TYPE, attempt.check
             )
-    return stored.model_copy(update={"first_frame": 0, "num_frames": num_frames})
+    finished = stored.model_copy(update={"first_frame": 0, "num_frames": num_frames})
+    # Before the record names the video, so that whoever sees the video finds its manifest.
+    tools = attempt.tools
+    tools.artifacts.store(
+        manifest_key(finished), manifest_of(attempt, finished), MANIFEST_TYPE, attempt.check
+    )
+    return finished
 
 
 def _fetched(attempt: Attempt, folder: Path) -> Iterator[Path]:

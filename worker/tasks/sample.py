@@ -39,6 +39,7 @@ def run(attempt: Attempt) -> Artifact:
     with attempt.stage("dit"):
         meter = StepMeter(attempt.tools.metrics, preset, work_of(attempt))
         latents = _sampled(attempt, steps, meter)
+    attempt.spent.append(meter.spent)
     checkpoint = SectionCheckpoint(latents, generator.get_state())
     stored = attempt.store("safetensors", checkpoint.to_bytes(), CONTENT_TYPE)
     attempt.tools.artifacts.remember(stored, checkpoint, checkpoint.num_bytes)

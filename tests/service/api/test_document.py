@@ -37,6 +37,7 @@ def test_every_endpoint_is_described(document: dict[str, Any]) -> None:
         "POST /jobs/{job_id}/pause",
         "POST /jobs/{job_id}/resume",
         "GET /jobs/{job_id}/video",
+        "GET /jobs/{job_id}/manifest",
         "GET /jobs/{job_id}/token",
         "GET /jobs/{job_id}/preview",
         "GET /jobs/{job_id}/playlist.m3u8",
