@@ -68,6 +68,7 @@ PROBLEMS: dict[str, ProblemKind] = {
     "no_preview": ProblemKind(404, "There is no preview now", retryable=True),
     "no_clip": ProblemKind(404, "The section has no clip (yet)", retryable=True),
     "method_not_allowed": ProblemKind(405, "This cannot be done to this resource"),
+    "body_too_slow": ProblemKind(408, "The body took too long", retryable=True),
     "job_finished": ProblemKind(409, "The job has already ended"),
     "job_conflict": ProblemKind(409, "The job is in a state in which this cannot be done"),
     "too_many_webhooks": ProblemKind(409, "The tenant has as many webhooks as it may"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -20,6 +21,8 @@ from service.contract.tracing import continuing
 log = logging.getLogger(__name__)
 
 MAX_DISCARDED_BYTES = 64 * 1024 * 1024
+SECONDS_FOR_BODY = 300.0
+SECONDS_BETWEEN_PIECES = 20.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _SECURITY_HEADERS = {
@@ -100,7 +103,7 @@ class _Watched:
 
 
 class LimitBody:
-    """Answers 413 to a body over the limit, whether its length was declared or not.
+    """Answers 413 to a body over the limit, its length declared or not, and 408 to a slow one.
 
     Args:
         limit_of: The limit in bytes for a request, given its scope.
@@ -116,6 +119,7 @@ class LimitBody:
             await self._app(scope, receive, send)
             return
         limit = self._limit_of(scope)
+        receive = _in_time(receive)
         declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdecimal() and int(declared) > limit:
             await _discard(receive)
@@ -123,6 +127,35 @@ class LimitBody:
             await problem(scope, receive, send)
             return
         await self._app(scope, _counted(receive, limit), send)
+
+
+def _in_time(receive: Receive) -> Receive:
+    """What is received until the body has ended must come soon; what comes after it may take time.
+
+    A client that sends a little now and then would keep a connection, and what came so far, for as
+    long as it likes.
+    """
+    ends = time.monotonic() + SECONDS_FOR_BODY
+    waiting = True
+
+    async def in_time() -> Message:
+        nonlocal waiting
+        if not waiting:
+            return await receive()
+        left = min(SECONDS_BETWEEN_PIECES, ends - time.monotonic())
+        try:
+            async with asyncio.timeout(left):
+                message = await receive()
+        except TimeoutError:
+            detail = (
+                f"A body must be whole within {SECONDS_FOR_BODY:g} s, "
+                f"without a pause of {SECONDS_BETWEEN_PIECES:g} s."
+            )
+            raise ApiProblem("body_too_slow", detail, headers={"Connection": "close"}) from None
+        waiting = bool(message.get("more_body"))
+        return message
+
+    return in_time
 
 
 def _counted(receive: Receive, limit: int) -> Receive:

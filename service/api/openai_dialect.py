@@ -27,6 +27,7 @@ from service.api.submission import (
     idempotency_key,
     image_problem,
     picture_of,
+    require_utf8,
 )
 from service.contract.job import JobRequest, JobStatus
 from service.contract.views import FieldError, JobView, View
@@ -184,6 +185,7 @@ async def read_creation(request: Request) -> Submission:
     if media_type != "multipart/form-data":
         known = "multipart/form-data or application/json"
         raise ApiProblem("unsupported_media_type", f"Send the video's request as {known}.")
+    require_utf8(request)
     async with request.form(max_files=1, max_fields=32, max_part_size=MAX_FORM_BYTES) as form:
         file = form.get("input_reference")
         isfile = isinstance(file, UploadFile)

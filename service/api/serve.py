@@ -10,6 +10,7 @@ import redis.exceptions
 import uvicorn
 
 from service.api.app import create_app
+from service.api.connection import MAX_HEAD_BYTES, Connection
 from service.api.deps import Services
 from service.api.durability import UnsafeRedis
 from service.contract import logs
@@ -47,6 +48,9 @@ def serve(host: str, port: int) -> int:
             app,
             host=host,
             port=port,
+            http=Connection,
+            ws="none",
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             log_config=None,
             # Our own line per request names the route; uvicorn's would print signed queries.
             access_log=False,

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
@@ -97,7 +98,16 @@ def _from_json(body: bytes) -> Submission:
     return Submission(JobRequest(**parsed.model_dump(exclude={"image"})), image)
 
 
+def require_utf8(request: Request) -> None:
+    """Nobody but us chooses which of Python's codecs reads a form. Raises ApiProblem."""
+    _, parameters = parse_options_header(request.headers.get("content-type"))
+    charset = parameters.get(b"charset", b"utf-8")
+    if charset.lower() not in (b"utf-8", b"utf8"):
+        raise ApiProblem("unsupported_media_type", "Send the form in UTF-8.")
+
+
 async def _read_form(request: Request) -> Submission:
+    require_utf8(request)
     async with request.form(max_files=1, max_fields=32, max_part_size=MAX_FIELD_BYTES) as form:
         return Submission(_request_of(form), await picture_of(form.get("image")))
 

@@ -11,7 +11,7 @@ Three shapes of the same thing:
 
 from __future__ import annotations
 
-import json
+import unicodedata
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -24,6 +24,7 @@ from pydantic import (
     TypeAdapter,
     WithJsonSchema,
 )
+from pydantic_core import from_json
 
 from framepack.generation.method import (
     MAX_HISTORY_GUIDANCE,
@@ -89,12 +90,22 @@ Priority = Literal["high", "normal", "low"]
 
 def _printable(text: str) -> str:
     """Refuse control characters and lone surrogates; JSON can carry both."""
-    if any((ord(c) < 32 and c not in "\n\t") or 0xD800 <= ord(c) <= 0xDFFF for c in text):
+    if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" for c in text):
         raise ValueError("must not contain control characters or lone surrogates")
     return text
 
 
-Text = Annotated[str, AfterValidator(_printable), Field(max_length=MAX_PROMPT_CHARACTERS)]
+def _composed(text: str) -> str:
+    """What looks the same is the same prompt, and the same tokens, however it was typed."""
+    return unicodedata.normalize("NFC", text)
+
+
+Text = Annotated[
+    str,
+    AfterValidator(_printable),
+    AfterValidator(_composed),
+    Field(max_length=MAX_PROMPT_CHARACTERS),
+]
 
 
 class LaterPrompt(BaseModel):
@@ -116,7 +127,7 @@ def _from_text(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        json.loads(value)
+        from_json(value)
     except ValueError:
         raise ValueError("must be a JSON list of prompts") from None
     return TypeAdapter(list[LaterPrompt]).validate_json(value)
@@ -137,7 +148,7 @@ def _object_from_text(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return from_json(value)
     except ValueError:
         raise ValueError("must be a JSON object") from None
 

@@ -63,7 +63,7 @@ _ACCEPTED_HEADERS: dict[str, Any] = {
             },
             "content": {"application/json": {"example": JOB_EXAMPLE}},
         },
-        **documented(400, 401, 413, 415, 422, 429, 500, 503),
+        **documented(400, 401, 408, 413, 415, 422, 429, 500, 503),
     },
 )
 async def submit_job(

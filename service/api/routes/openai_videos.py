@@ -41,7 +41,7 @@ router = APIRouter(prefix="/v1/videos", tags=["openai"], route_class=DialectRout
             "description": "Accepted, durably, as by `POST /jobs`.",
             "headers": QUOTA_HEADERS,
         },
-        **documented(400, 401, 413, 415, 422, 429, 500, 503),
+        **documented(400, 401, 408, 413, 415, 422, 429, 500, 503),
     },
 )
 async def create_video(request: Request, asking: TheTenant, parts: TheServices) -> Response:
