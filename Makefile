@@ -8,7 +8,7 @@ TEST_PROCESSES ?= 2
 BIN := .venv/bin
 LINTED := framepack service worker bench tests
 
-.PHONY: demo test lint chaos clean settings dashboards digests
+.PHONY: demo test lint chaos clean settings dashboards digests audit sbom
 
 demo: .venv/up.installed
 	@$(BIN)/python -m service.demo
@@ -34,6 +34,14 @@ SECONDS ?= 600
 SEED ?= 7
 chaos: .venv/test.installed
 	$(BIN)/python -m tests.faults --seconds $(SECONDS) --seed $(SEED)
+
+# Known advisories about every version in constraints.txt; fails too where nobody could be asked, and says so.
+audit: .venv/test.installed
+	$(BIN)/python deploy/supply_chain.py audit
+
+# A CycloneDX bill of materials of each image, in out/sbom.
+sbom: .venv/test.installed
+	$(BIN)/python deploy/supply_chain.py sbom out/sbom
 
 # Pages and files that are written by code; tests hold them to it.
 settings: .venv/test.installed
