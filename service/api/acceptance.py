@@ -24,6 +24,7 @@ from framepack.generation.plan import MAX_SEED, Plan, plan_generation
 from service.api.deps import Services
 from service.api.errors import ApiProblem
 from service.api.images import DecodedImage
+from service.api.quota import seconds_until_room
 from service.api.submission import Submission
 from service.api.webhooks.poster import require_reachable
 from service.contract import tracing
@@ -108,7 +109,7 @@ def _saying_when_there_is_room(parts: Services) -> Iterator[None]:
         raise ApiProblem(
             "full",
             "Try again when a job has ended; Retry-After is an estimate of that.",
-            headers={"Retry-After": str(parts.room.retry_after())},
+            headers={"Retry-After": str(seconds_until_room(parts.outlook))},
         ) from None
 
 

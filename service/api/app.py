@@ -21,7 +21,7 @@ from service.api.images import ImageDecoders
 from service.api.links import Links
 from service.api.metrics import GatewayMetrics
 from service.api.middleware import LimitBody, Observe
-from service.api.quota import Room
+from service.api.outlook import Outlook
 from service.api.readiness import Readiness
 from service.api.record_metrics import RecordCollector
 from service.api.routes import (
@@ -101,6 +101,8 @@ def _services(settings: Settings) -> Services:
     signing = LinkSigning(settings.public_url, settings.signing_secret.get_secret_value().encode())
     storage = open_storage(settings.storage_url, signing)
     links = Links(storage)
+    record = Record(redis, settings.record_policy())
+    bells = Bells(settings.redis_url, hard_maximum_seconds=settings.hard_maximum_seconds)
     durability = Durability(redis, accept=settings.accept_unsafe_redis)
 
     def reach_redis() -> None:
@@ -110,8 +112,8 @@ def _services(settings: Settings) -> Services:
     return Services(
         settings=settings,
         redis=redis,
-        record=Record(redis, settings.record_policy()),
-        bells=Bells(settings.redis_url, hard_maximum_seconds=settings.hard_maximum_seconds),
+        record=record,
+        bells=bells,
         storage=storage,
         links=links,
         decoders=ImageDecoders(),
@@ -120,7 +122,7 @@ def _services(settings: Settings) -> Services:
         callers=Callers(_keys(settings, redis)),
         durability=durability,
         readiness=Readiness({"redis": reach_redis, "storage": storage.check}),
-        room=Room(redis),
+        outlook=Outlook(record, bells, settings.presets),
         endpoints=Endpoints(redis),
         listing=Listing(redis),
         outbox=Outbox(redis),

@@ -19,7 +19,7 @@ from service.api.followed import FollowedJobs
 from service.api.images import ImageDecoders
 from service.api.links import Links
 from service.api.metrics import GatewayMetrics
-from service.api.quota import Room
+from service.api.outlook import Outlook
 from service.api.readiness import Readiness
 from service.contract.access import Scope
 from service.contract.bells import Bells
@@ -57,7 +57,7 @@ class Services:
     callers: Callers
     durability: Durability
     readiness: Readiness
-    room: Room
+    outlook: Outlook
     endpoints: Endpoints
     listing: Listing
     outbox: Outbox

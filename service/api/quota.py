@@ -8,17 +8,14 @@ seconds `t` after which all of it is there again.
 from __future__ import annotations
 
 import math
-import threading
-import time
 from typing import Any
 
-from redis import Redis
 from redis.exceptions import RedisError
 
-from service.contract.limits import Policy, Quota, seconds_until_room
+from service.api.outlook import Outlook
+from service.contract.limits import Policy, Quota
 
 LONGEST_RETRY = 3600
-REMEMBERED_SECONDS = 5.0
 
 QUOTA_HEADERS: dict[str, Any] = {
     "RateLimit-Policy": {
@@ -62,22 +59,9 @@ def _whole(seconds: float) -> int:
     return min(LONGEST_RETRY, max(1, math.ceil(seconds)))
 
 
-class Room:
-    """Estimates when a full service takes jobs again; asks the record at most every 5 seconds."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self._lock = threading.Lock()
-        self._known = (0.0, 0)
-
-    def retry_after(self) -> int:
-        """Seconds, for Retry-After."""
-        with self._lock:
-            until, seconds = self._known
-            if time.monotonic() >= until:
-                try:
-                    seconds = _whole(seconds_until_room(self._redis))
-                except RedisError:
-                    seconds = _whole(0)
-                self._known = (time.monotonic() + REMEMBERED_SECONDS, seconds)
-            return seconds
+def seconds_until_room(outlook: Outlook) -> int:
+    """When a full service takes another job, for Retry-After: once the next of its jobs ends."""
+    try:
+        return _whole(outlook.until_one_ends())
+    except RedisError:
+        return _whole(0)

@@ -33,7 +33,7 @@ def job_view(parts: Services, spec: JobSpec) -> JobView:
     return _put_together(parts, spec, job, progress).model_copy(
         update={
             "queue_position": position,
-            "eta_seconds": _eta(parts, job, progress),
+            "eta_seconds": _eta(parts, spec, job, progress),
             "metrics": metrics,
         }
     )
@@ -105,8 +105,15 @@ def etag(view: JobView, links_period: int) -> str:
     return f'W/"{hashlib.sha256(f"{links_period}:{state}".encode()).hexdigest()[:32]}"'
 
 
-def _eta(parts: Services, job: Job, progress: Progress) -> float | None:
-    if job.status is not JobStatus.RUNNING:
+def _eta(parts: Services, spec: JobSpec, job: Job, progress: Progress) -> float | None:
+    """By what the job itself has measured, else by what all jobs have."""
+    if job.status is JobStatus.RUNNING:
+        events = read(parts.redis, job.id, after=max(0, job.last_sequence - MEASURED_EVENTS))
+        own = eta_seconds(job.status, progress, events, parts.record.now())
+        if own is not None:
+            return own
+    if job.status not in _UNDER_WAY:
         return None
-    events = read(parts.redis, job.id, after=max(0, job.last_sequence - MEASURED_EVENTS))
-    return eta_seconds(job.status, progress, events, parts.record.now())
+    left = spec.num_sections - progress.sections_sampled
+    expected = parts.outlook.of(job.id, spec.request.preset, left, spec.section_cost)
+    return None if expected is None else expected.ends

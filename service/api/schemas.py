@@ -94,7 +94,13 @@ DRY_RUN_EXAMPLE: dict[str, Any] = {
     "object": "dry_run",
     "input": {**JOB_EXAMPLE["input"], "seed": None},
     "plan": JOB_EXAMPLE["plan"],
-    "estimate": {"gpu_seconds": 4.1, "backlog_gpu_seconds": 61.5, "measured": True},
+    "estimate": {
+        "gpu_seconds": 4.1,
+        "backlog_gpu_seconds": 61.5,
+        "wait_seconds": 0.0,
+        "eta_seconds": 9.4,
+        "measured": True,
+    },
 }
 
 MANIFEST_EXAMPLE: dict[str, Any] = {

@@ -73,7 +73,7 @@ def _show_forecast(found: DryRunView, options: argparse.Namespace) -> int:
     plan, estimate = found.plan, found.estimate
     text = (
         f"{plan.num_sections} sections, {plan.duration_seconds:g} s of {plan.width}x{plan.height}; "
-        f"about {estimate.gpu_seconds:g} s of work, {estimate.backlog_gpu_seconds:g} s before it"
+        f"about {estimate.gpu_seconds:g} s of work, finished in {estimate.eta_seconds:g} s"
     )
     write(sys.stdout, found.model_dump_json() if options.json else text)
     return DONE

@@ -13,6 +13,7 @@ from typing import Any
 from rq import Queue
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
+from rq.worker_registration import get_keys
 
 from service.contract.connections import connect
 from service.contract.job import Lane
@@ -105,6 +106,15 @@ class Bells:
     def queues(self, lane: Lane, presets: Iterable[str]) -> list[Queue]:
         """The RQ queues a worker of a lane listens to."""
         return [self.queue(lane, preset) for preset in presets]
+
+    def listeners(self, lane: Lane, preset: str) -> set[str]:
+        """Keys of the workers that listen for a lane and preset, and live."""
+        names = sorted(get_keys(self.queue(lane, preset)))
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for name in names:
+                pipeline.exists(name)
+            alive = pipeline.execute()
+        return {name for name, lives in zip(names, alive, strict=True) if lives}
 
     def close(self) -> None:
         """Close the connection."""

@@ -23,6 +23,18 @@ SECONDS_PER_COST = 0.057
 
 JOBS_AT_ONCE = 500
 _FIELDS = ("preset", "status", "cost", "sections", "render.next", "render.ready", "deliver.ready")
+_TURN_FIELDS = (
+    "tenant",
+    "priority",
+    "preset",
+    "status",
+    "order",
+    "cost",
+    "sections",
+    "render.next",
+    "render.lease",
+    "render.worker",
+)
 
 Labels = tuple[str, ...]
 
@@ -54,13 +66,58 @@ class Census:
     durations: Mapping[Labels, Durations] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class OpenJob:
+    """A job that has not ended, as far as turns are concerned.
+
+    Attributes:
+        order: Of submission.
+        cost: Of one section.
+        sections_left: To be sampled.
+        worker: Name of the one that renders it now.
+    """
+
+    id: str
+    tenant: str
+    priority: str
+    preset: str
+    status: str
+    order: int
+    cost: float
+    sections_left: int
+    worker: str | None
+
+
+@dataclass(frozen=True)
+class Paces:
+    """Seconds that sections took lately, for one unit of section cost.
+
+    Attributes:
+        seconds: By preset for the render lane, by "deliver PRESET" for the other.
+    """
+
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def measured(self, preset: str) -> bool:
+        """Whether a section of the preset was ever sampled here."""
+        return preset in self.seconds
+
+    def section(self, preset: str, cost: float) -> float:
+        """Seconds a render worker needs for a section; an H100's, if nothing was measured."""
+        return cost * self.seconds.get(preset, SECONDS_PER_COST)
+
+    def delivery(self, preset: str, cost: float) -> float:
+        """Seconds a deliver worker needs for a section; 0 if nothing was measured."""
+        return cost * self.seconds.get(f"{Lane.DELIVER} {preset}", 0.0)
+
+
 def take_census(redis: Redis) -> Census:
     """Count everything. Takes a round trip per 500 open jobs; raises what redis-py raises."""
     pace = cast(dict[str, str], redis.hgetall(f"{KEY_PREFIX}pace"))
     open_jobs: Counter[Labels] = Counter()
     waiting: Counter[Labels] = Counter()
     backlog: dict[str, float] = {}
-    for preset, status, cost, sections, done, *ready in _open_jobs(redis):
+    for _, (preset, status, cost, sections, done, *ready) in _open_jobs(redis, _FIELDS):
         if preset is None or status is None:
             continue  # damaged; the sweeper ends it
         open_jobs[preset, status] += 1
@@ -75,14 +132,45 @@ def take_census(redis: Redis) -> Census:
     return Census(open_jobs, waiting, backlog, counts, durations)
 
 
-def _open_jobs(redis: Redis) -> Iterator[Sequence[str | None]]:
+def _open_jobs(redis: Redis, fields: Sequence[str]) -> Iterator[tuple[str, Sequence[str | None]]]:
     ids = redis.sscan_iter(f"{KEY_PREFIX}open", count=JOBS_AT_ONCE)
     while some := list(islice(ids, JOBS_AT_ONCE)):
         with redis.pipeline(transaction=False) as pipeline:
             for job_id in some:
-                pipeline.hmget(f"{KEY_PREFIX}job:{job_id}", _FIELDS)
+                pipeline.hmget(f"{KEY_PREFIX}job:{job_id}", fields)
             answers = pipeline.execute(raise_on_error=False)
-        yield from (answer for answer in answers if isinstance(answer, list))
+        found = zip(some, answers, strict=True)
+        yield from ((job_id, answer) for job_id, answer in found if isinstance(answer, list))
+
+
+def read_open_jobs(redis: Redis) -> list[OpenJob]:
+    """The jobs that have not ended, without those whose record is damaged."""
+    found = []
+    for job_id, values in _open_jobs(redis, _TURN_FIELDS):
+        if None in values[:7]:
+            continue  # the sweeper ends it
+        tenant, priority, preset, status, order, cost, sections, done, lease, worker = values
+        left = int(sections or 0) - max(0, int(done or 0) - 1)
+        found.append(
+            OpenJob(
+                id=job_id,
+                tenant=tenant or "",
+                priority=priority or "",
+                preset=preset or "",
+                status=status or "",
+                order=int(order or 0),
+                cost=float(cost or 0),
+                sections_left=max(0, left),
+                worker=worker if lease not in (None, "0") else None,
+            )
+        )
+    return found
+
+
+def read_paces(redis: Redis) -> Paces:
+    """The measured paces of all presets."""
+    stored = cast(dict[str, str], redis.hgetall(f"{KEY_PREFIX}pace"))
+    return Paces({name: float(value) / 1000 for name, value in stored.items()})
 
 
 def seconds_per_cost(redis: Redis, preset: str) -> tuple[float, bool]:

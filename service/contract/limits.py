@@ -14,10 +14,8 @@ from typing import Any, cast
 from redis import Redis
 
 from service.contract.access import TENANT
-from service.contract.census import take_census
 from service.contract.connections import KEY_PREFIX
 from service.contract.errors import ContractError, InvalidTenant
-from service.contract.job import Lane
 
 DAY_SECONDS = 24 * 3600
 USAGE_WORDS = ("jobs", "completed", "failed", "cancelled", "sections", "gpu_ms", "bytes")
@@ -101,19 +99,6 @@ def quota_of(answer: Mapping[str, Any]) -> Quota:
     if quota.refused:
         raise QuotaExceeded(quota)
     return quota
-
-
-def seconds_until_room(redis: Redis) -> float:
-    """Estimate of when a full service takes another job: until the next of its jobs has ended.
-
-    The work that is left, spread over the jobs that are open, done by the workers that are busy.
-    """
-    census = take_census(redis)
-    jobs = sum(census.open_jobs.values())
-    left = sum(census.backlog_seconds.values())
-    leases = cast(list[str], redis.zrange(f"{KEY_PREFIX}leases", 0, -1))
-    workers = sum(member.endswith(f" {Lane.RENDER}") for member in leases)
-    return left / max(1, jobs) / max(1, workers)
 
 
 class Tenants:

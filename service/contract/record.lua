@@ -329,6 +329,7 @@ local function tell_of_commit(a)
   elseif a.lane == 'deliver' and a.number < sections then
     emit(a.id, 'section.completed', '{"section":' .. a.number .. ',"clip":' .. a.artifact .. '}')
     count(a.id, 'section')
+    note_pace(a.id, a.lane)
   elseif a.lane == 'deliver' then
     finish(a.id, 'completed', '{"video":' .. a.artifact .. '}')
   end

@@ -2,7 +2,8 @@
 -- of a gateway or a worker, and the same whichever gateway shows it.
 --
 -- counts         hash of counters; a field is the words of a name and its labels, the preset last
--- pace           milliseconds of a render worker for one unit of section cost, by preset, smoothed
+-- pace           milliseconds of a worker for one unit of section cost, smoothed, by preset for the render lane
+--                and by "deliver {preset}" for the other
 --
 -- Labels are words of small closed sets; no id, tenant or prompt ever becomes one.
 
@@ -38,14 +39,15 @@ local function count_accepted(id)
   end
 end
 
--- A section was sampled: how long a worker was busy with one unit of its predicted cost.
+-- A section was sampled or delivered: how long a worker was busy with one unit of its predicted cost.
 local function note_pace(id, lane)
-  local began, cost, preset = num(id, lane .. '.began'), num(id, 'cost'), get(id, 'preset')
+  local began, cost, name = num(id, lane .. '.began'), num(id, 'cost'), get(id, 'preset')
   if began == 0 or cost <= 0 then return end
+  if lane == 'deliver' then name = 'deliver ' .. name end
   local pace = (now - began) / cost
-  local before = tonumber(redis.call('HGET', key('pace'), preset))
+  local before = tonumber(redis.call('HGET', key('pace'), name))
   if before then pace = before + SMOOTHING * (pace - before) end
-  redis.call('HSET', key('pace'), preset, tostring(pace))
+  redis.call('HSET', key('pace'), name, tostring(pace))
 end
 
 -- What became part of a job took so much: milliseconds of its worker, and what the worker counted.

@@ -167,8 +167,9 @@ class JobView(View):
     Attributes:
         status: queued, running, paused, cancelling; then for good completed, failed or cancelled.
         queue_position: While queued, how many places from the front; 1 is next.
-        eta_seconds: Until the video is finished, from this job's own measured steps; null as long
-            as nothing was measured.
+        eta_seconds: Until the video is finished: by this job's own steps once it has made some,
+            before by the pace of sections here and the turns of all jobs. Null as long as nothing
+            was measured or no worker serves the preset.
         input: The request as accepted; null took the preset's default.
         seed: The seed in use, drawn by the service when the request had none.
         metadata: The caller's own, as in the request.
@@ -206,11 +207,16 @@ class EstimateView(View):
         gpu_seconds: Sampling it, on one worker of this service.
         backlog_gpu_seconds: What one such worker would need for all open jobs of the preset.
             Workers share it, and a tenant with little of it need not wait for all of it.
+        wait_seconds: Until a worker would begin it, if nothing else arrives: by the turns of all
+            jobs and the workers that serve the preset, or one if there is none now.
+        eta_seconds: Until its video would be finished, likewise.
         measured: Whether sections of the preset were timed here; else it is one H100's pace.
     """
 
     gpu_seconds: float
     backlog_gpu_seconds: float
+    wait_seconds: float
+    eta_seconds: float
     measured: bool
 
 

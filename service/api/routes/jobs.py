@@ -27,6 +27,7 @@ from service.contract.views import DryRunView, JobView
 router = APIRouter(tags=["jobs"])
 
 SECONDS_BETWEEN_POLLS = 2
+MOST_SECONDS_BETWEEN_POLLS = 30
 
 _ACCEPTED_HEADERS: dict[str, Any] = {
     "Location": {"description": "The job.", "schema": {"type": "string"}},
@@ -99,7 +100,7 @@ async def submit_job(
         headers["Idempotency-Replayed"] = "true"
     if wait and view.status.terminal:
         return JSONResponse(view.model_dump(mode="json"), HTTPStatus.CREATED, headers)
-    headers["Retry-After"] = str(SECONDS_BETWEEN_POLLS)
+    headers["Retry-After"] = _next_look(view)
     return JSONResponse(view.model_dump(mode="json"), HTTPStatus.ACCEPTED, headers)
 
 
@@ -135,7 +136,7 @@ async def read_job(
     tag = etag(view, parts.links.period)
     headers = {"ETag": tag, "Cache-Control": "no-cache", **applied(wait)}
     if not view.status.terminal:
-        headers["Retry-After"] = str(SECONDS_BETWEEN_POLLS)
+        headers["Retry-After"] = _next_look(view)
     if if_none_match is not None and tag in if_none_match:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return JSONResponse(view.model_dump(mode="json"), headers=headers)
@@ -188,6 +189,13 @@ def resume_job(spec: OwnedJob, parts: TheServices) -> Response:
     _, lanes = parts.record.resume(spec.id)
     ring(parts, lanes)
     return JSONResponse(_view(parts, spec))
+
+
+def _next_look(job: JobView) -> str:
+    """When it makes sense to poll again: soon while something happens, later in a long queue."""
+    waits = job.status is JobStatus.QUEUED and job.eta_seconds is not None
+    seconds = (job.eta_seconds or 0.0) / 4 if waits else 0.0
+    return str(round(min(MOST_SECONDS_BETWEEN_POLLS, max(SECONDS_BETWEEN_POLLS, seconds))))
 
 
 def _view(parts: Services, spec: JobSpec) -> object:

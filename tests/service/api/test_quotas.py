@@ -9,6 +9,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from service.api import outlook
 from tests.support.keys import make_key
 
 PICTURES = {"/jobs": "image", "/v1/videos": "input_reference"}
@@ -106,7 +107,11 @@ def test_a_submission_sent_again_costs_nothing(limited: Callable[..., Send]) -> 
     assert send().status_code == 429
 
 
-def test_a_full_service_is_503(limited: Callable[..., Send], redis: Redis) -> None:
+def test_a_full_service_is_503(
+    limited: Callable[..., Send], redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for remembers in ("FRESH_SECONDS", "PATIENCE"):
+        monkeypatch.setattr(outlook, remembers, 0)
     send = limited(max_open_jobs=1)
     assert send().status_code == 202
     # One section of a short video with tiny, at a pace of so many milliseconds a unit of cost.

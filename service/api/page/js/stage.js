@@ -121,7 +121,11 @@ export class Stage {
 
   /** Changes with every step, so it is not in a live region. */
   expectation(job) {
-    if (job.status === "queued") return job.queue_position ? `Number ${job.queue_position} in the queue` : "";
+    if (job.status === "queued") {
+      const place = job.queue_position ? `Number ${job.queue_position} in the queue` : "";
+      const ready = job.eta_seconds === null ? "" : `ready in ${wait(job.eta_seconds)}`;
+      return [place, ready].filter(Boolean).join(", ");
+    }
     if (job.status !== "running") return "";
     const { step, total_steps: steps } = job.progress;
     const at = step && steps ? `step ${step} of ${steps}` : "";
