@@ -155,6 +155,8 @@ def _tensor_files(folder: Path) -> Iterator[tuple[str, Path]]:
         listed = read_json(index).get("weight_map")
         if not isinstance(listed, dict):
             raise WeightsError(f"{index} has no weight_map")
+        if not all(isinstance(name, str) and Path(name).name == name for name in listed.values()):
+            raise WeightsError(f"{index} must name files beside it")
         absent = sorted({name for name in listed.values() if not (folder / name).is_file()})
         if absent:
             raise WeightsError(f"{folder}: missing files: {_listed(absent)}")

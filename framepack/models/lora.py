@@ -21,6 +21,7 @@ that loads without a word and changes nothing is the commonest complaint about L
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -114,17 +115,19 @@ def read_lora(path: Path, shapes: Shapes) -> Lora:
             f"{path.name}: {len(unknown)} of {len(tensors)} tensors mean nothing to this model "
             f"({found} do): {_listed(unknown)}"
         )
-    targets, stated = known_targets(shapes.keys()), _stated_alphas(metadata)
+    targets = known_targets(shapes.keys())
+    try:
+        stated = _stated_alphas(metadata)
+    except ValueError as error:
+        raise WeightsError(f"{path.name}: {error}") from None
     factors: dict[str, Factors] = {}
     wrong: list[str] = []
     for name, pair in pairs.items():
         if missing := {"down", "up"} - pair.keys():
             wrong.append(f"{name} has no {missing.pop()} factor")
             continue
-        alpha = pair["alpha"].item() if "alpha" in pair else stated(name, pair["down"].shape[0])
-        scaled = {**pair, "up": pair["up"].float() * (alpha / pair["down"].shape[0])}
         try:
-            factors |= _split(scaled, targets[name], shapes)
+            factors |= _split(_scaled(name, pair, stated), targets[name], shapes)
         except ValueError as error:
             wrong.append(f"{name}: {error}")
     if wrong or not factors:
@@ -134,11 +137,18 @@ def read_lora(path: Path, shapes: Shapes) -> Lora:
 
 @torch.no_grad()
 def merge_lora(model: nn.Module, lora: Lora, scale: float = 1.0) -> None:
-    """Add a LoRA to a model's weights, computed in fp32 and rounded once."""
+    """Add a LoRA to a model's weights, computed in fp32 and rounded once.
+
+    Raises:
+        WeightsError: A weight would become infinite, or no number; those before it are changed.
+    """
     for name, factors in lora.factors.items():
         weight = model.get_submodule(name).get_parameter("weight")
         delta = factors.delta().to(weight.device)
-        weight.copy_((weight.float() + scale * delta).to(weight.dtype))
+        changed = (weight.float() + scale * delta).to(weight.dtype)
+        if not changed.isfinite().all():
+            raise WeightsError(f"the LoRA makes weights of {name} that {weight.dtype} cannot hold")
+        weight.copy_(changed)
 
 
 def write_lora(lora: Lora, shapes: Shapes, path: Path, dialect: str = "diffusers") -> None:
@@ -188,18 +198,47 @@ def _paired(
 
 
 def _stated_alphas(metadata: Mapping[str, str]) -> Callable[[str, int], float]:
-    """Alpha of a module whose tensors have none: PEFT's, which diffusers keeps as metadata."""
+    """Alpha of a module whose tensors have none: PEFT's, which diffusers keeps as metadata.
+
+    Raises:
+        ValueError: The metadata is not of PEFT's form; what it means to say would change strengths.
+    """
     try:
         content = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError:
-        content = {}
-    settings = {key.removeprefix("transformer."): value for key, value in content.items()}
-    pattern = settings.get("alpha_pattern") or {}
+        settings = {key.removeprefix("transformer."): value for key, value in content.items()}
+        pattern = dict(settings.get("alpha_pattern") or {})
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise ValueError("its lora_adapter_metadata cannot be read") from None
 
     def alpha(name: str, rank: int) -> float:
-        return float(pattern.get(name, settings.get("lora_alpha", rank)))
+        stated = pattern.get(name, settings.get("lora_alpha", rank))
+        if isinstance(stated, bool) or not isinstance(stated, int | float):
+            raise ValueError("its lora_adapter_metadata states an alpha that is no number")
+        return float(stated)
 
     return alpha
+
+
+def _scaled(
+    name: str, pair: Mapping[str, Tensor], stated: Callable[[str, int], float]
+) -> dict[str, Tensor]:
+    """A pair with alpha folded into ``up``.
+
+    Raises:
+        ValueError: It holds something else than matrices of finite numbers.
+    """
+    down, up = pair["down"], pair["up"]
+    for role, tensor in pair.items():
+        if not tensor.is_floating_point() or not tensor.float().isfinite().all():
+            raise ValueError(f"its {role} holds something else than finite numbers")
+    if down.ndim < 2 or up.ndim < 2 or not down.shape[0]:
+        raise ValueError(f"{list(down.shape)} and {list(up.shape)} are no factors")
+    if "alpha" in pair and pair["alpha"].numel() != 1:
+        raise ValueError("its alpha is not one number")
+    alpha = pair["alpha"].item() if "alpha" in pair else stated(name, down.shape[0])
+    if not math.isfinite(alpha):
+        raise ValueError("its alpha is not finite")
+    return {"down": down, "up": up.float() * (alpha / down.shape[0])}
 
 
 def _split(pair: Mapping[str, Tensor], target: Target, shapes: Shapes) -> dict[str, Factors]:
