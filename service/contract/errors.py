@@ -16,7 +16,7 @@ ContractError
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 
 class ContractError(Exception):
@@ -99,3 +99,9 @@ class Problem(BaseModel):
     title: str
     detail: str
     retryable: bool = False
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def type(self) -> str:
+        """URI reference that answers with the meaning of the code."""
+        return f"/problems/{self.code}"

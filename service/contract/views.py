@@ -58,6 +58,28 @@ class ProblemView(View):
     errors: list[FieldError] | None = None
 
 
+class ProblemKindView(View):
+    """What a problem's code means.
+
+    Attributes:
+        status: Of answers with this code; null for a code that only a failed job's `error` has.
+        meaning: What happened and the way out, where the title does not say enough.
+    """
+
+    code: str
+    title: str
+    status: int | None
+    retryable: bool
+    meaning: str | None = None
+
+
+class ProblemKindsView(View):
+    """All codes."""
+
+    object: Literal["list"] = "list"
+    data: list[ProblemKindView]
+
+
 class ProgressView(Progress):
     """How far a job is. ``percent`` counts sampling and delivery; 100 only when completed."""
 

@@ -8,6 +8,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.api.deps import TheServices
 from service.api.errors import PROBLEMS, ApiProblem, documented
+from service.contract.job_problems import JOB_PROBLEMS
+from service.contract.views import ProblemKindsView, ProblemKindView
 
 router = APIRouter(tags=["operations"])
 
@@ -36,10 +38,36 @@ def metrics(parts: TheServices) -> Response:
     return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
+_KINDS: dict[str, ProblemKindView] = {
+    **{
+        code: ProblemKindView(
+            code=code,
+            title=kind.title,
+            status=None,
+            retryable=kind.retryable,
+            meaning=kind.meaning,
+        )
+        for code, kind in JOB_PROBLEMS.items()
+    },
+    **{
+        code: ProblemKindView(
+            code=code, title=kind.title, status=kind.status, retryable=kind.retryable
+        )
+        for code, kind in PROBLEMS.items()
+    },
+}
+
+
+@router.get("/problems")
+async def problems() -> ProblemKindsView:
+    """All codes, of answers and of failed jobs."""
+    return ProblemKindsView(data=[_KINDS[code] for code in sorted(_KINDS)])
+
+
 @router.get("/problems/{code}", responses=documented(404))
-async def problem(code: str) -> dict[str, object]:
+async def problem(code: str) -> ProblemKindView:
     """What a problem's code means; the `type` of every problem document leads here."""
-    kind = PROBLEMS.get(code)
+    kind = _KINDS.get(code)
     if kind is None:
         raise ApiProblem("not_found", "There is no problem with this code.")
-    return {"code": code, "title": kind.title, "status": kind.status, "retryable": kind.retryable}
+    return kind

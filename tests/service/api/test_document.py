@@ -60,6 +60,7 @@ def test_every_endpoint_is_described(document: dict[str, Any]) -> None:
         "GET /healthz",
         "GET /readyz",
         "GET /metrics",
+        "GET /problems",
         "GET /problems/{code}",
     }
     for operation in operations(document).values():
