@@ -68,9 +68,14 @@ _KNOWN: tuple[tuple[type[Exception], str, str, str], ...] = (
 )
 
 
+def device_out_of_memory(error: BaseException) -> bool:
+    """Whether the GPU had no memory left, so that placing less there helps."""
+    return isinstance(error, torch.OutOfMemoryError)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether the device or the host had no memory left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError) or device_out_of_memory(error):
         return True
     # torch's CPU allocator raises a plain RuntimeError.
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

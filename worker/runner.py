@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import redis.exceptions
 
+from framepack.errors import WeightsError
 from service.contract.bells import Bells
 from service.contract.errors import LeaseLost
 from service.contract.job import Artifact, Lane
@@ -24,7 +25,7 @@ from service.contract.tracing import working
 from worker import gpu
 from worker.drain import Drain
 from worker.engine import Engine
-from worker.failures import out_of_memory, problem_of, unfit
+from worker.failures import device_out_of_memory, out_of_memory, problem_of, unfit
 from worker.heartbeat import Heartbeat
 from worker.interruptions import Interruption, TaskCancelled
 from worker.lease import Lease
@@ -84,6 +85,7 @@ class Runner:
         self._tools = tools
         self._guards = guards
         self._decoders = decode.Decoders()
+        self._too_large: str | None = None
         self._functions: Mapping[TaskKind, Callable[[Attempt], Artifact]] = {
             "encode": encode.run,
             "sample": sample.run,
@@ -113,6 +115,7 @@ class Runner:
             ring = self._attempt(lease)
         self._tools.metrics.now(task.lane, "draining" if self._guards.drain.requested else "idle")
         self._ring(ring)
+        self._make_room()
         if task.lane is Lane.DELIVER:
             write_progress(self._links.storage, self._links.record, task.spec)
 
@@ -133,6 +136,7 @@ class Runner:
             self._settled(task, outcome)
             return self._links.record.release(task)
         except LeaseLost:
+            self._tools.metrics.leases_lost.inc()
             self._settled(task, "lost")
             return []
         except Exception as error:  # noqa: BLE001 - whatever it is, the job must hear of it
@@ -165,9 +169,26 @@ class Runner:
         if out_of_memory(error):
             self._tools.artifacts.forget()
             gpu.release_memory(self._engine.device)
+        if device_out_of_memory(error):
+            self._too_large = task.spec.request.preset
         if unfit(error):
             self._guards.drain.retire(UNFIT_EXIT_CODE)
         return self._links.record.fail(task, problem)
+
+    def _make_room(self) -> None:
+        """Place a preset smaller that ran out of the device's memory.
+
+        Between two tasks: loading takes long, and neither the failed task nor its error may hold
+        the old models. Who cannot load them again is replaced by the supervisor.
+        """
+        preset, self._too_large = self._too_large, None
+        if preset is None:
+            return
+        try:
+            self._engine.shrink(preset)
+        except (WeightsError, MemoryError, RuntimeError) as error:
+            log.error("cannot place %s smaller", preset, exc_info=error)
+            self._guards.drain.retire(UNFIT_EXIT_CODE)
 
     def _settled(self, task: Task, outcome: str) -> None:
         log.info("%s %s: %s", task.kind, task.section, outcome, extra={"outcome": outcome})

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -80,6 +80,12 @@ class Placement:
             match["float8"] is not None,
             match["host"] is not None,
         )
+
+    def smaller(self) -> Placement | None:
+        """The next that keeps less on the device and gives the same bits; None after the last."""
+        if self.policy == "streamed":
+            return replace(self, resident_blocks=0) if self.resident_blocks else None
+        return replace(self, policy="staged" if self.policy == "resident" else "streamed")
 
     def __str__(self) -> str:
         """What `parse` reads."""

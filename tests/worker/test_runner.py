@@ -216,6 +216,49 @@ def test_a_commit_whose_answer_got_lost_is_asked_for_again(
     assert bench.outcomes() == {"committed": 1}
 
 
+def test_a_device_that_is_too_small_gets_a_smaller_placement_and_the_same_bytes(
+    bench: Bench, engine: Engine, job_id: str
+) -> None:
+    """The error is raised where torch raises it: in the transformer, in the midst of a section."""
+    bench.runner.answer()
+    undisturbed, second = bench.fleet.submit(seconds=1.2, steps=2), iter([False, True])
+
+    def runs_out(*_: object) -> None:
+        if next(second):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    fingerprint = engine.fingerprints()
+    transformer = engine["tiny"].transformer
+    assert isinstance(transformer, torch.nn.Module)
+    transformer.get_submodule("norm_out").register_forward_pre_hook(runs_out)
+    del transformer
+    bench.runner.answer()
+    last = bench.fleet.events(job_id)[-1]
+    assert (last.type, last.data["reason"]) == (events.RETRYING, "out_of_memory")
+    assert str(engine["tiny"].placement) == "staged"
+    assert engine.fingerprints() == fingerprint
+    for _ in range(3):
+        bench.runner.answer()
+    assert bench.outcomes() == {"out_of_memory": 1, "committed": 4}
+    assert not bench.drain.requested
+    made = [bench.fleet.committed(job)["render:1"] for job in (job_id, undisturbed)]
+    assert bench.storage.get(made[0]) == bench.storage.get(made[1])
+
+
+def test_what_no_placement_can_hold_fails_with_the_reason(
+    bench: Bench, engine: Engine, job_id: str
+) -> None:
+    for placement in ("staged", "streamed"):
+        bench.storage.error = torch.OutOfMemoryError("CUDA out of memory")
+        bench.runner.answer()
+        assert str(engine["tiny"].placement) == placement
+    job = bench.fleet.record.get(job_id)
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert (job.error.code, job.error.retryable) == ("out_of_memory", True)
+    assert not engine.shrink("tiny")
+
+
 def test_a_broken_cuda_context_ends_the_process_and_not_the_job(bench: Bench, job_id: str) -> None:
     bench.storage.error = torch.AcceleratorError("device-side assert triggered")
     bench.runner.answer()
