@@ -33,7 +33,6 @@ class Heartbeat:
     Args:
         record: With a connection that nobody else uses.
         watchdog: Fed by every renewal.
-        on_lost: Called once for each lease the record refused.
         on_renewed: Called after each renewal.
     """
 
@@ -41,12 +40,10 @@ class Heartbeat:
         self,
         record: Record,
         watchdog: Watchdog,
-        on_lost: Callable[[], None] = lambda: None,
         on_renewed: Callable[[], None] = lambda: None,
     ) -> None:
         self._record = record
         self._watchdog = watchdog
-        self._on_lost = on_lost
         self._on_renewed = on_renewed
         self._interval = record.policy.lease_ms / 4000
         self._lease: Lease | None = None
@@ -95,7 +92,6 @@ class Heartbeat:
         except LeaseLost:
             if lease is self._lease:  # else the task has just ended, which frees its lease
                 lease.refused()
-                self._on_lost()
         except _AWAY as error:
             log.warning("could not renew the lease: %s", type(error).__name__)
 

@@ -67,7 +67,7 @@ class WorkerMetrics:
         )
         self.leases_lost = counter(
             "framepack_leases_lost_total",
-            "Leases the record refused to renew.",
+            "Tasks that another worker may own by now, told by the record or by the clock.",
         )
         self.section_seconds = histogram(
             "framepack_section_seconds",

@@ -114,9 +114,7 @@ def _guards(settings: WorkerSettings, metrics: WorkerMetrics) -> Guards:
     watchdog = Watchdog(lease, settings.hard_maximum_seconds, grace_seconds=lease)
     record = _own_record(settings, min(5.0, lease / 4))
     return Guards(
-        heartbeat=Heartbeat(
-            record, watchdog, metrics.leases_lost.inc, metrics.heartbeat.set_to_current_time
-        ),
+        heartbeat=Heartbeat(record, watchdog, metrics.heartbeat.set_to_current_time),
         watchdog=watchdog,
         drain=Drain(settings.drain_seconds),
     )

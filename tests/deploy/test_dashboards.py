@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from framepack.models.tiny import build_folder
 from service.contract.job import Lane
@@ -86,8 +87,10 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         fleet.start("supervise", **stated).wait_until_ready(len(Lane))
         wait_for(lambda: server.targets_up() == 3, 30.0)
         receiver.answers.append(500)
-        _events(fleet, http, receiver.url)
+        _events(fleet, http, server, receiver.url)
         receiver.wait_for(2)
+        ended = 'max(framepack_jobs_total{outcome="completed"})'
+        wait_for(lambda: server.now(ended) == 4, 20.0)
         yield server
 
 
@@ -97,12 +100,13 @@ def _swept_by_the_gateway(redis_url: str, folder: Path) -> Fleet:
     return fleet
 
 
-def _events(fleet: Fleet, http: httpx.Client, webhook: str) -> None:
+def _events(fleet: Fleet, http: httpx.Client, server: Prometheus, webhook: str) -> None:
     """Jobs that are completed, cancelled, done again after a kill and after a freeze, followed."""
     first = _submit(http, webhook=json.dumps({"url": webhook}))
     with http.stream("GET", f"/jobs/{first}/events") as stream:
         for line in stream.iter_lines():
             if "section.sampled" in line:
+                wait_for(lambda: server.now("framepack_sse_clients") == 1, 10.0)
                 break
         fleet.wait_for_end(first)
     second = _submit(http)
@@ -114,7 +118,8 @@ def _events(fleet: Fleet, http: httpx.Client, webhook: str) -> None:
     assert http.post(f"/jobs/{cancelled}/cancel").status_code in (200, 202)
     assert fleet.wait_for_end(second).status == "completed"
     assert fleet.wait_for_end(cancelled).status == "cancelled"
-    last = _submit(http, quality="draft")
+    assert fleet.wait_for_end(_submit(http, quality="draft")).status == "completed"
+    last = _submit(http, steps="100")
     fleet.wait_for_step(last, 0, 10)
     with frozen(fleet.supervised()["render"]):
         # Not left to the gateway's sweeper: one that is frozen for long is ended by its watchdog.
@@ -176,6 +181,17 @@ def test_whatever_is_exported_is_in_a_panel(prometheus: Prometheus) -> None:
 
 
 @pytest.mark.slow
+def test_what_workers_are_scaled_by_rises_with_work_and_falls_to_nothing(
+    prometheus: Prometheus,
+) -> None:
+    scaled = yaml.safe_load((DEPLOY / "k8s/overlays/h100/scaling.yaml").read_text())
+    (trigger,) = scaled["spec"]["triggers"]
+    ((_, points),) = prometheus.since_start(trigger["metadata"]["query"])
+    assert max(value for _, value in points) > 0
+    assert points[-1][1] == 0
+
+
+@pytest.mark.slow
 def test_no_worker_at_work_seems_silent_for_long(prometheus: Prometheus) -> None:
     """As it did, for decades, from the start of a process to its first renewal of a lease."""
     (target,) = PANELS["Seconds since the last heartbeat of workers at work"]["targets"]
@@ -192,11 +208,8 @@ def test_all_rules_can_be_evaluated(prometheus: Prometheus) -> None:
 def test_what_happened_is_what_is_shown(prometheus: Prometheus) -> None:
     """The numbers themselves, as the events above make them."""
 
-    def last(query: str) -> float:
-        ((_, points),) = prometheus.since_start(query)
-        return points[-1][1]
-
-    assert last('framepack_jobs_total{outcome="completed"}') == 3
+    last = prometheus.now
+    assert last('framepack_jobs_total{outcome="completed"}') == 4
     assert last('framepack_jobs_total{outcome="cancelled"}') == 1
     assert last('framepack_jobs_total{outcome="failed"}') == 0
     assert last('sum(framepack_retries_total{reason="worker_lost"})') >= 2

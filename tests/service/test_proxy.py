@@ -4,6 +4,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,9 @@ from tests.service.conftest import RunningGateway
 from tests.support.fleet import wait_for
 from tests.support.system import require_program
 from tests.support.valkey import free_port
+
+CONNECTIONS = 3
+"""Of one address, in place of a hundred."""
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy/proxy/nginx.conf"
 
@@ -29,6 +33,7 @@ def proxy(gateway: RunningGateway, tmp_path: Path) -> Iterator[str]:
         ("/run/nginx.pid", str(tmp_path / "pid")),
         ("_temp_path /tmp/", f"_temp_path {tmp_path}/"),
         ("/dev/stdout", str(tmp_path / "access.log")),
+        ("limit_conn address 100", f"limit_conn address {CONNECTIONS}"),
     ):
         assert pattern in text
         text = text.replace(pattern, ours)
@@ -57,6 +62,19 @@ def test_jobs_pass_and_metrics_do_not(proxy: str, picture: bytes) -> None:
         assert http.get("/metrics").status_code == 404
         with http.stream("GET", f"/jobs/{job}/events") as stream:
             assert next(line for line in stream.iter_lines() if line.startswith("event:"))
+
+
+def test_an_address_gets_so_many_connections_and_then_room_again(
+    proxy: str, picture: bytes
+) -> None:
+    with httpx.Client(base_url=proxy, timeout=20) as http:
+        job = http.post("/jobs", data={"prompt": "x"}, files={"image": ("a", picture)}).json()["id"]
+        with ExitStack() as streams:
+            for _ in range(CONNECTIONS):
+                stream = streams.enter_context(http.stream("GET", f"/jobs/{job}/events"))
+                assert stream.status_code == 200
+            assert http.get(f"/jobs/{job}").status_code == 429
+        wait_for(lambda: http.get(f"/jobs/{job}").status_code == 200, 10.0)
 
 
 def test_large_heads_and_bodies_end_at_the_proxy(proxy: str) -> None:

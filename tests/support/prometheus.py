@@ -76,10 +76,15 @@ class Prometheus:
             for series in answer["result"]
         ]
 
+    def now(self, query: str) -> float:
+        """What a query for one number gives; 0 where nothing is known yet."""
+        found = self._get("query", query=query)["result"]
+        assert len(found) <= 1, found
+        return float(found[0]["value"][1]) if found else 0.0
+
     def targets_up(self) -> int:
         """How many targets answered the last scrape."""
-        found = self._get("query", query="sum(up)")["result"]
-        return int(float(found[0]["value"][1])) if found else 0
+        return int(self.now("sum(up)"))
 
     def names(self) -> set[str]:
         """Names of all that was scraped from this service, a histogram's three as one."""
