@@ -90,6 +90,15 @@ def test_kubernetes_takes_the_manifests(overlay: Path) -> None:
             _check_deployment(document)
 
 
+@pytest.mark.parametrize("name", ["gateway", "worker", "network", "namespace"])
+def test_kubernetes_takes_the_base_as_it_stands(name: str) -> None:
+    """Also where no kubectl builds the overlays."""
+    for document in yaml.safe_load_all((DEPLOY / f"k8s/base/{name}.yaml").read_text()):
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+        if document["kind"] == "Deployment":
+            _check_deployment(document)
+
+
 def _check_deployment(deployment: dict[str, Any]) -> None:
     pod = deployment["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsUser"] == 10001
