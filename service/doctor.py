@@ -55,20 +55,27 @@ class Finding:
         return f"{mark} {self.what}: {self.found}" + (self.way_out and f"\n     -> {self.way_out}")
 
 
-def examine(settings: Settings, *, make_bucket: bool = False) -> Iterator[Finding]:
+def examine(
+    settings: Settings, *, make_bucket: bool = False, works: bool | None = None
+) -> Iterator[Finding]:
     """Look at everything; nothing stays behind in Redis or the storage.
 
     Args:
         settings: Of the deployment.
         make_bucket: Make the bucket of an ``s3://`` storage first, if it is not there.
+        works: Whether a worker is to run here, whose GPU and weights are looked at, too. Default:
+            where there is a torch. A gateway is told the same settings and has neither.
     """
     yield from _redis(settings)
     if make_bucket and settings.storage_url.startswith("s3://"):
         yield from _bucket(settings)
     yield from _storage(settings)
     yield from _gateway(settings)
-    yield from _gpu(settings)
-    yield from _weights(settings)
+    if works if works is not None else importlib.util.find_spec("torch") is not None:
+        yield from _gpu(settings)
+        yield from _weights(settings)
+    else:
+        yield Finding("GPU and weights", "no torch here (a gateway needs none): ask on a worker")
 
 
 def run(*, make_bucket: bool) -> int:
@@ -279,9 +286,6 @@ def _gpu(settings: Settings) -> Iterator[Finding]:
         yield Finding("GPU", "not used: FRAMEPACK_DEVICE is cpu")
         return
     nodes = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
-    if importlib.util.find_spec("torch") is None:
-        yield Finding("GPU", "no torch here (a gateway needs none); ask on a worker's host")
-        return
     import torch
 
     if torch.cuda.is_available():

@@ -57,6 +57,16 @@ def test_what_is_away_is_told_and_the_rest_is_looked_at(tmp_path: Path) -> None:
     assert "FRAMEPACK_WEIGHTS" in findings["Weights of f1"].way_out
 
 
+def test_a_gateway_is_not_asked_for_what_workers_have(redis_url: str, tmp_path: Path) -> None:
+    """Compose makes the bucket with the gateway's image and the workers' settings."""
+    weights = {"framepack-i2v": "/weights/framepack-i2v"}
+    chosen = settings(
+        redis_url, f"file://{tmp_path}", weights=weights, presets=tuple(weights), device="cuda"
+    )
+    assert "Weights of framepack-i2v" in {each.what for each in examine(chosen) if each.way_out}
+    assert [each for each in examine(chosen, works=False) if each.way_out] == []
+
+
 def test_a_folder_without_weights_is_told(redis_url: str, tmp_path: Path) -> None:
     weights = {"tiny": str(tmp_path)}
     finding = found(settings(redis_url, f"file://{tmp_path}", weights=weights))["Weights of tiny"]
