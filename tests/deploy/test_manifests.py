@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -61,6 +62,17 @@ def test_compose_builds_what_the_dockerfile_has_and_hardens_it() -> None:
     assert "--maxmemory-policy noeviction" in redis
 
 
+def test_whoever_talks_to_the_outside_has_a_way_out() -> None:
+    """Links and alerts: a network that is internal has neither a way out nor published ports."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    internal = {name for name, each in compose["networks"].items() if each.get("internal")}
+    services = compose["services"]
+    out = {name for name, each in services.items() if set(each["networks"]) - internal}
+    published = {name for name, each in services.items() if each.get("ports")}
+    assert out >= published | {"gateway", "alertmanager"}
+    assert "redis" not in out
+
+
 def test_compose_mounts_files_that_exist() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     sources = [
@@ -72,6 +84,29 @@ def test_compose_mounts_files_that_exist() -> None:
     local = [source for source in sources if source.startswith("./")]
     assert local
     assert [source for source in local if not (ROOT / source).exists()] == []
+
+
+def test_grafana_and_prometheus_find_what_compose_names() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    provisioning = DEPLOY / "grafana/provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())[
+        "datasources"
+    ]
+    (provider,) = yaml.safe_load((provisioning / "dashboards/framepack.yml").read_text())[
+        "providers"
+    ]
+    mounted = dict(volume.split(":")[:2] for volume in services["grafana"]["volumes"])
+    assert mounted["./deploy/grafana/dashboards"] == provider["options"]["path"]
+    prometheus = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
+    alertmanagers = prometheus["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
+    named = {str(urlsplit(source["url"]).hostname), *(each.split(":")[0] for each in alertmanagers)}
+    for scrape in prometheus["scrape_configs"]:
+        named |= {name for each in scrape.get("dns_sd_configs", []) for name in each["names"]}
+        for each in scrape.get("static_configs", []):
+            named |= {target.split(":")[0] for target in each["targets"]}
+    assert named - {"localhost"} <= set(services)
+    for name in named - {"localhost"}:
+        assert set(services[name]["networks"]) & set(services["prometheus"]["networks"])
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: str(path.name))
