@@ -123,13 +123,17 @@ def calibrate(models: Models, scenes: int, sections: int) -> Calibration:
 
 def choices(models: Models) -> dict[str, tuple[Models, StepCacheFactory | None]]:
     """What is measured against exact."""
-    float8 = load_preset("tiny", device="cpu", placement="resident+float8")
+    stored, multiplied = (
+        load_preset("tiny", device="cpu", placement=f"resident+float8{behind}")
+        for behind in ("", "mm")
+    )
     return {
         "standard": (models, models.step_cache("standard")),
         "draft": (models, models.step_cache("draft")),
         "teacache_0.10": (models, TeaCacheSettings(0.10)),
         "teacache_0.15": (models, TeaCacheSettings(0.15)),
-        "float8_storage": (float8, None),
+        "float8_storage": (stored, None),
+        "float8_products": (multiplied, None),
     }
 
 

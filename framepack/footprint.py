@@ -145,7 +145,8 @@ class Planner:
     def footprint(self, placement: Placement) -> Footprint:
         """Of one placement."""
         w, a = self.weights, self.activations
-        blocks = w.blocks8 if placement.float8 else w.blocks
+        eight_bits = placement.float8 or placement.float8_products
+        blocks = w.blocks8 if eight_bits else w.blocks
         resident = placement.policy == "resident"
         staying = len(blocks) if placement.policy != "streamed" else placement.resident_blocks
         places = 2 * max(blocks[staying:], default=0)

@@ -397,6 +397,8 @@ def _transformer_details(
     details["step_cache"] = repr(step_cache)
     if models.placement.float8:
         details["storage"] = "float8"
+    if models.placement.float8_products:
+        details["products"] = "float8, a scale a row"
     if models.processes > 1:
         details["processes"] = str(models.processes)  # sums round otherwise
     if models.loras and models.placement != RESIDENT:

@@ -29,6 +29,7 @@ from framepack.models.blocks import (
     modulate,
 )
 from framepack.models.conditions import ConditionMemo, KeptModulation
+from framepack.models.float8 import fits, multiply, to_float8
 from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.models.parallel import SequenceParallel
 from framepack.packing.rope import rotate
@@ -85,14 +86,29 @@ class FusedLinear(nn.Module):
         self.register_buffer(
             "bias", torch.cat([layer.bias.detach() for layer in layers]), persistent=False
         )
+        self.float8 = False
+
+    def use_float8(self) -> bool:
+        """Multiply in float8 from now on: lossy. False if kernels do not take its shape."""
+        weight = self.get_buffer("weight")
+        weight = weight.to_dense() if self.packed else weight
+        if not fits(weight):
+            return False
+        self.weight, scale = to_float8(weight)
+        self.register_buffer("scale", scale, persistent=False)
+        self.packed, self.float8 = False, True
+        return True
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.get_buffer("weight"), self.get_buffer("bias")
+        if self.float8:
+            out = multiply(x, weight, self.get_buffer("scale")) + bias
+            return gelu(out) if self.activation == "gelu" else out
         if self.packed:
-            out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            packed: Tensor = torch.ops.mkldnn._linear_pointwise(
                 x, weight, bias, self.activation, [], "tanh" if self.activation == "gelu" else ""
             )
-            return out
+            return packed
         out = F.linear(x, weight, bias)
         return gelu(out) if self.activation == "gelu" else out
 

@@ -10,7 +10,8 @@ once a job; encoders layer by layer and the codec while they are called.
 window take more memory than two blocks do. ``+float8`` behind any of them stores the blocks'
 matrices in eight bits, which halves what lies on the device or travels to it, and is lossy
 (`framepack.models.float8`); on a CPU, fp32 matrices that oneDNN has packed are only rounded as
-float8 would be, which shows the error and saves nothing. Everything else changes where weights
+float8 would be, which shows the error and saves nothing. ``+float8mm`` instead also multiplies in
+float8, where the device has a kernel for it. Everything else changes where weights
 wait, not what is computed: the same bits.
 """
 
@@ -27,7 +28,8 @@ from torch import nn
 
 from framepack.errors import InvalidRequest
 from framepack.models.conditions import KeptModulation
-from framepack.models.float8 import round_to_float8
+from framepack.models.float8 import require_kernel, round_to_float8
+from framepack.models.fused import FusedLinear
 from framepack.models.streaming import (
     FetchedModule,
     WeightStream,
@@ -38,7 +40,7 @@ from framepack.models.streaming import (
 Policy = Literal["resident", "staged", "streamed"]
 
 _FORM = re.compile(
-    r"(?P<policy>[a-z]+)(:(?P<blocks>\d{1,3}))?(?P<float8>\+float8)?(?P<host>\+hostcodec)?"
+    r"(?P<policy>[a-z]+)(:(?P<blocks>\d{1,3}))?(?P<float8>\+float8(mm)?)?(?P<host>\+hostcodec)?"
 )
 
 
@@ -51,16 +53,18 @@ class Placement:
         resident_blocks: Of ``streamed``, how many blocks stay on the device.
         float8: Whether blocks' matrices are stored as float8.
         host_codec: Whether the codec computes on the host.
+        float8_products: Whether blocks' matrices are float8 and multiplied as such.
     """
 
     policy: Policy = "resident"
     resident_blocks: int = 0
     float8: bool = False
     host_codec: bool = False
+    float8_products: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Placement:
-        """``POLICY[:BLOCKS][+float8][+hostcodec]``.
+        """``POLICY[:BLOCKS][+float8|+float8mm][+hostcodec]``.
 
         Raises:
             InvalidRequest: It is none.
@@ -72,13 +76,14 @@ class Placement:
             raise InvalidRequest(
                 "placement",
                 f"write one of: {', '.join(policies)}, streamed:BLOCKS; each may end in +float8 or "
-                "+hostcodec, or both in this order",
+                "+float8mm, in +hostcodec, or in both in this order",
             )
         return cls(
             policy,
             int(match["blocks"] or 0),
-            match["float8"] is not None,
+            match["float8"] == "+float8",
             match["host"] is not None,
+            match["float8"] == "+float8mm",
         )
 
     def smaller(self) -> Placement | None:
@@ -90,8 +95,8 @@ class Placement:
     def __str__(self) -> str:
         """What `parse` reads."""
         blocks = f":{self.resident_blocks}" if self.resident_blocks else ""
-        behind = "+float8" * self.float8 + "+hostcodec" * self.host_codec
-        return f"{self.policy}{blocks}{behind}"
+        float8 = "+float8" * self.float8 + "+float8mm" * self.float8_products
+        return f"{self.policy}{blocks}{float8}{'+hostcodec' * self.host_codec}"
 
 
 RESIDENT = Placement()
@@ -107,6 +112,10 @@ class Placing:
         self._staying = WeightStream(device, device, storage)
         self._streamed = WeightStream(device, self._host, storage)
         self._blocks = 0
+        self.exact: list[str] = []
+        """Of ``+float8mm``, the layers that no kernel takes, which stay as they are."""
+        if placement.float8_products:
+            require_kernel(device)
 
     @property
     def loading(self) -> torch.device:
@@ -127,6 +136,8 @@ class Placing:
             round_to_float8(block)
         yield
         form, placement = blocks[number], self.placement
+        if placement.float8_products:
+            self._use_float8(form)
         if placement.policy != "resident" or placement.float8:
             home = self.device if placement.policy == "resident" else self._host
             for module in form.modules():
@@ -138,6 +149,15 @@ class Placing:
         elif placement.float8:
             self._staying.add(form)
         self._blocks += 1
+
+    def _use_float8(self, form: nn.Module) -> None:
+        linear = {n: m for n, m in form.named_modules() if isinstance(m, FusedLinear)}
+        if not linear:
+            raise InvalidRequest(
+                "placement", "+float8mm is for HunyuanVideo's transformers; use +float8"
+            )
+        stayed = [name for name, layer in linear.items() if not layer.use_float8()]
+        self.exact += [f"{self._blocks}.{name}" for name in stayed]
 
     def bring_rest(self, model: nn.Module) -> None:
         """What surrounds the blocks to the device; blocks that wait hold nothing to bring."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from framepack.errors import InvalidRequest
 from framepack.families import FAMILIES
 from framepack.models.base import LevelLatents, TextCondition
-from framepack.models.fused import fuse
+from framepack.models.float8 import CountedProducts, emulated, multiply, to_float8
+from framepack.models.fused import FusedLinear, fuse
 from framepack.models.hunyuan_video import PackedHunyuanVideo
 from framepack.models.placement import Placement, Placing
 from framepack.models.streaming import StoredWeights, WeightStream
@@ -130,6 +132,68 @@ def test_float8_is_near_and_never_the_same(policy: str, dtype: torch.dtype) -> N
     assert 0.001 < error < 0.1
 
 
+@pytest.mark.parametrize(
+    ("policy", "dtype"),
+    [("resident", torch.float32), ("resident", torch.bfloat16), ("streamed", torch.bfloat16)],
+)
+def test_float8_products_run_in_the_float8_kernel_and_come_near(
+    policy: str, dtype: torch.dtype
+) -> None:
+    """Four products a stream of a double block, three of a single one, in each of two steps."""
+    expected = velocities(fuse(build(dtype)))
+    placing, model = placed(f"{policy}+float8mm", dtype)
+    with CountedProducts() as products:
+        made = velocities(model)
+    assert placing.exact == []
+    assert products.count == 2 * (8 * CONFIG.num_layers + 3 * CONFIG.num_single_layers)
+    assert 0.001 < (made - expected).norm() / expected.norm() < 0.2
+
+
+def test_the_float8_kernel_multiplies_what_it_is_given() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, matrix = torch.randn(5, 32, generator=generator), torch.randn(16, 32, generator=generator)
+    weight, scale = to_float8(100 * matrix)
+    found = multiply(x, weight, scale)
+    assert torch.allclose(found, emulated(x, weight, scale), rtol=1e-5, atol=1e-3)
+    exact = 100 * x @ matrix.t()
+    assert 0.001 < (found - exact).norm() / exact.norm() < 0.06
+
+
+def test_layers_of_odd_shapes_stay_exact_and_are_named() -> None:
+    layer = FusedLinear([torch.nn.Linear(32, 24)])
+    x = torch.randn(3, 32)
+    expected = layer(x)
+    assert not layer.use_float8()
+    assert torch.equal(layer(x), expected)
+
+
+def test_a_device_without_a_float8_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_kernel(*_: object, **__: object) -> Tensor:
+        raise RuntimeError("torch._scaled_mm is only supported on CUDA devices with ...")
+
+    monkeypatch.setattr(torch, "_scaled_mm", no_kernel)
+    with pytest.raises(InvalidRequest, match=r"placement: \+float8mm: cpu has no float8 kernel"):
+        Placing(Placement.parse("resident+float8mm"), CPU)
+
+
+def test_a_float8_kernel_that_computes_something_else_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel = torch._scaled_mm
+
+    def unscaled(a: Tensor, b: Tensor, **given: Any) -> Tensor:
+        return kernel(a, b, **{**given, "scale_a": torch.ones_like(given["scale_a"])})
+
+    monkeypatch.setattr(torch, "_scaled_mm", unscaled)
+    with pytest.raises(InvalidRequest, match="from its emulation"):
+        Placing(Placement.parse("resident+float8mm"), CPU)
+
+
+def test_float8_products_are_refused_where_no_layer_can_run_them() -> None:
+    with pytest.raises(InvalidRequest, match=r"\+float8mm is for HunyuanVideo"):
+        _ = load_preset("tiny-wan", device="cpu", placement="resident+float8mm").transformer
+
+
 def test_float8_halves_what_travels() -> None:
     whole, half = (
         sum(s.num_bytes for s in placed(text)[0]._streamed._stored)
@@ -175,7 +239,7 @@ def test_a_placement_that_is_none_says_what_there_is(text: str) -> None:
         load_preset("tiny", placement=text)
 
 
-@pytest.mark.parametrize("text", ["resident", "streamed:12+float8", "staged", "streamed"])
+@pytest.mark.parametrize("text", ["resident", "streamed:12+float8", "staged+float8mm+hostcodec"])
 def test_a_placement_is_its_text(text: str) -> None:
     assert str(Placement.parse(text)) == text
 
@@ -185,8 +249,15 @@ def test_only_what_changes_bytes_is_in_the_fingerprint(tmp_path: Path) -> None:
         text: engine_fingerprint(
             load_preset("tiny", device="cpu", placement=text), hash_cache=tmp_path
         ).short
-        for text in ("resident", "streamed", "resident+float8", "streamed+float8")
+        for text in (
+            "resident",
+            "streamed",
+            "resident+float8",
+            "streamed+float8",
+            "resident+float8mm",
+        )
     }
+    assert len(set(prints.values())) == 3
     assert prints["resident"] == prints["streamed"]
     assert prints["resident+float8"] == prints["streamed+float8"] != prints["resident"]
 
