@@ -1,7 +1,9 @@
 """Tells the record about denoising steps and previews, and hears whether the work is still wanted.
 
-A report that fails says nothing: neither that it did not arrive nor that the lease is lost. The
-work goes on, and the lease's own deadline decides.
+A thread sends a report while the next step computes, so its way to the server and back costs the
+step nothing; a further report waits for the one before. A report that fails says nothing: neither
+that it did not arrive nor that the lease is lost. The work goes on, and the lease's own deadline
+decides.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import redis.exceptions
 
@@ -35,16 +38,28 @@ class Reporter:
         self._record = record
         self._clock = clock
         self._quiet_until = 0.0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reporter")
+        self._under_way: Future[None] | None = None
 
     def step(self, lease: Lease, done: int, total: int) -> None:
-        """Report that so many of a section's steps are done; the lease learns the answer."""
+        """Report that so many of a section's steps are done; the lease learns the answer soon."""
         self._report(lease, lambda: self._record.report_step(lease.task, done, total))
 
     def preview(self, lease: Lease, done: int, total: int, picture: Picture) -> None:
-        """Show what a section looks like after so many steps; the lease learns the answer."""
+        """Show what a section looks like after so many steps; the lease learns the answer soon."""
         self._report(lease, lambda: self._record.report_preview(lease.task, done, total, picture))
 
+    def settle(self) -> None:
+        """Wait until the last report was answered or failed; a task that ends must not be told of."""
+        if self._under_way is not None:
+            self._under_way.result()
+            self._under_way = None
+
     def _report(self, lease: Lease, report: Callable[[], Signal]) -> None:
+        self.settle()
+        self._under_way = self._thread.submit(self._send, lease, report)
+
+    def _send(self, lease: Lease, report: Callable[[], Signal]) -> None:
         if self._clock() < self._quiet_until:
             return
         try:

@@ -35,8 +35,9 @@ class Sampling:
         self.now = 0.0
         generator = torch.Generator().manual_seed(0)
         weights = 0.3 * torch.randn(17, 3 * 8 * 8, generator=generator)
+        self.reporter = Reporter(fleet.record)
         self.previews = SectionPreviews(
-            lease, LinearDecoder(weights, 8), Reporter(fleet.record), clock=lambda: self.now
+            lease, LinearDecoder(weights, 8), self.reporter, clock=lambda: self.now
         )
         self.record = fleet.record
         self.job_id = lease.task.job_id
@@ -47,6 +48,7 @@ class Sampling:
 
     def shown(self) -> int | None:
         """After how many steps the latest preview was."""
+        self.reporter.settle()
         preview = self.record.preview(self.job_id)
         return None if preview is None else preview.step
 
@@ -59,6 +61,7 @@ def test_a_picture_is_told_when_its_step_is_done(fleet: Fleet, lease: Lease) -> 
     assert sampling.shown() is None
     sampling.queue(3)
     sampling.previews.done(3, 10)
+    assert sampling.shown() == 3
     preview = fleet.record.preview(sampling.job_id)
     assert preview is not None
     assert (preview.section, preview.step, preview.total_steps) == (0, 3, 10)

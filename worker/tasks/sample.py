@@ -77,6 +77,8 @@ def _sampled(attempt: Attempt, steps: Generator[Step, None, Latents], meter: Ste
             except StopIteration as finished:
                 meter.span()
                 _report(attempt, range(reported, total))
+                attempt.tools.reporter.settle()
+                attempt.check()
                 latents: Latents = finished.value
                 return latents
             with meter.telling():
