@@ -1,9 +1,11 @@
 """Seconds of a denoising step of the 13B layout with random weights, on a GPU.
 
 States seconds a step and a section, seconds a frame, model-FLOP utilisation against this device's
-own best matrix product, and peak memory. Weights are drawn on the device, so nothing travels but
-this repository (and einops, jaxtyping and safetensors, where a machine has torch alone). `--heads`,
-`--double` and `--single` shrink the layout for a rehearsal on a CPU.
+own best matrix product, and peak memory. Weights are drawn where they are to wait, so nothing
+travels but this repository (and einops, jaxtyping and safetensors, where a machine has torch
+alone). `--placement` says where that is, or that products are to run in float8, and how many did is
+counted; `--vram` sets a hard cap, beyond which the allocator fails. `--heads`, `--double` and
+`--single` shrink the layout for a rehearsal on a CPU.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench._common import emit
 from framepack.models.base import LevelLatents, TextCondition
+from framepack.models.float8 import CountedProducts
 from framepack.models.fused import fuse
 from framepack.models.hunyuan_video import HunyuanVideoConfig, PackedHunyuanVideo
+from framepack.models.placement import Placement, Placing
 from framepack.packing.schedule import Kernel
 
 IMAGE_TOKENS, TEXT_TOKENS, WINDOW, STEPS = 729, 100, 9, 25
@@ -31,15 +35,28 @@ FRAMES_A_SECTION = 4 * WINDOW
 GUIDANCE = 10.0
 
 
-def build(config: HunyuanVideoConfig, device: str, dtype: torch.dtype) -> PackedHunyuanVideo:
-    """The layout with random weights, drawn where they stay."""
+RESERVE_GIB = 0.6
+"""Of a card, what the driver and the libraries take beside what PyTorch allocates, assumed."""
+
+DRAWN = 2**24
+"""Random numbers that all weights repeat: drawing 13 billion on a host takes minutes."""
+
+
+def build(config: HunyuanVideoConfig, placing: Placing, dtype: torch.dtype) -> PackedHunyuanVideo:
+    """The layout with random weights in its inference form, each part where it is to be."""
     with torch.device("meta"):
         model = PackedHunyuanVideo(config).to(dtype)
-    model.to_empty(device=device)
+    model.to_empty(device=placing.loading)
     torch.manual_seed(0)
+    drawn = (0.02 * torch.randn(DRAWN, device=placing.loading)).to(dtype)
     for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.02)
-    return model.eval().requires_grad_(requires_grad=False)
+        flat = parameter.data.view(-1)
+        for start in range(0, len(flat), DRAWN):
+            part = flat[start : start + DRAWN]
+            part.copy_(drawn[: len(part)])
+    fuse(model.eval().requires_grad_(requires_grad=False), None, placing.settle)
+    placing.bring_rest(model)
+    return model
 
 
 @dataclass(frozen=True)
@@ -125,7 +142,9 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     )
     dtype, clock = getattr(torch, options.dtype), Clock(options.device)
     limit = ceiling(options.device, dtype, clock, options.matmul)
-    model = fuse(build(config, options.device, dtype))
+    cap = _cap(options)
+    placing = Placing(Placement.parse(options.placement), torch.device(options.device))
+    model = build(config, placing, dtype)
     if options.compile:
         for block in (*model.transformer_blocks, *model.single_transformer_blocks):
             block.compile()
@@ -133,7 +152,23 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     for size in options.size:
         width, height = map(int, size.split("x"))
         found[size] = _one(Section(model, width, height), options, clock, limit)
-    return {"matmul_tflops": round(limit, 1), "sizes": found}
+    return {
+        "matmul_tflops": round(limit, 1),
+        "placement": options.placement,
+        "cap_gib": cap,
+        "sizes": found,
+    }
+
+
+def _cap(options: argparse.Namespace) -> float | None:
+    """Let PyTorch have no more of the device than a smaller card would leave it; GiB of that."""
+    if options.vram is None or options.device != "cuda":
+        return None
+    torch.cuda.empty_cache()
+    cap = float(options.vram) - RESERVE_GIB
+    total = torch.cuda.get_device_properties(0).total_memory / 2**30
+    torch.cuda.set_per_process_memory_fraction(cap / total)
+    return round(cap, 2)
 
 
 def _one(
@@ -146,6 +181,9 @@ def _one(
     timesteps = torch.linspace(1000, 40, options.calls + options.warm_up)
     dtype = next(section.model.parameters()).dtype
     took = [clock(partial(step[0], t.to(dtype)[None])) for t in timesteps]
+    with CountedProducts() as products:
+        if not options.compile:  # whose own kernels are not seen by a count of operators
+            step[0](timesteps[0].to(dtype)[None])
     seconds = median(took[options.warm_up :])
     work = flops(section.model.config, section.width, section.height)
     whole = prepared + STEPS * seconds
@@ -157,6 +195,7 @@ def _one(
         "seconds_per_frame_25_steps": round(whole / FRAMES_A_SECTION, 4),
         "tflop_per_step": round(work / 1e12, 2),
         "model_flop_utilisation": round(work / 1e12 / seconds / limit, 3),
+        "float8_products_per_step": products.count,
         "peak_gib": None if memory is None else round(memory, 2),
         "seconds": [round(value, 4) for value in took],
     }
@@ -175,6 +214,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--warm-up", type=int, default=3, help="steps before them")
     parser.add_argument("--matmul", type=int, default=8192, help="side of the ceiling's matrices")
     parser.add_argument("--compile", action="store_true", help="block by block")
+    parser.add_argument("--placement", default="resident", help="see framepack generate")
+    parser.add_argument("--vram", type=float, help="cap in GiB, as a card of that size leaves it")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     options = parser.parse_args(arguments)
     emit("step13b", list(arguments), measure(options), as_json=options.json)
