@@ -50,7 +50,7 @@ class Reporter:
         self._report(lease, lambda: self._record.report_preview(lease.task, done, total, picture))
 
     def settle(self) -> None:
-        """Wait until the last report was answered or failed; a task that ends must not be told of."""
+        """Wait for the last report to be answered or to fail; none may follow its task's end."""
         if self._under_way is not None:
             self._under_way.result()
             self._under_way = None
