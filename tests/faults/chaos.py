@@ -1,8 +1,9 @@
 """Random faults against the whole service while clients use it; see `python -m tests.faults -h`.
 
 Clients submit jobs over HTTP and follow them to the end, as often as it takes; a chance generator
-kills, freezes, cuts off. Whoever dies is replaced, as a supervisor would. The Redis server's clock
-is the machine's, so its jumps are not part of this.
+kills, freezes, cuts off and sets clocks. Whoever dies is replaced, as a supervisor would. The
+clocks that jump are the workers' wall clocks, no further than the storage accepts their signatures;
+the Redis server's and the gateway's are the machine's.
 """
 
 from __future__ import annotations
@@ -24,22 +25,25 @@ import httpx
 from service.client.client import Client
 from service.client.errors import RequestRefused, ServiceUnavailable
 from tests.faults.ledger import Ledger
-from tests.faults.stack import LEASE_SECONDS, ServiceStack
+from tests.faults.stack import LEASE_SECONDS, ServiceStack, WorkerProcess
+from tests.support.clock import set_ahead
 from tests.support.faulty_store import Fault
 from tests.support.fleet import picture
 
 REQUESTS: tuple[dict[str, Any], ...] = (
-    {"prompt": "a red ball", "seconds": 2.4, "steps": 30, "seed": 1},
-    {"prompt": "a blue ring", "seconds": 3.6, "steps": 20, "seed": 2, "order": "forward"},
-    {"prompt": "a cyan square", "seconds": 1.2, "steps": 40, "seed": 3},
+    {"prompt": "a red ball", "seconds": 2.4, "steps": 12, "seed": 1},
+    {"prompt": "a blue ring", "seconds": 3.6, "steps": 8, "seed": 2, "order": "forward"},
+    {"prompt": "a cyan square", "seconds": 1.2, "steps": 16, "seed": 3},
 )
 """Two, three and one section."""
 
-SECONDS_BETWEEN_JOBS = 5.0
+SECONDS_BETWEEN_JOBS = 3.0
 SECONDS_BETWEEN_FAULTS = 4.0
 SECONDS_TO_END = 240.0
 MOST_OPEN = 8
 CANCELLED_SHARE = 0.1
+MOST_SECONDS_AHEAD = 600.0
+"""Or behind. S3 refuses signatures that are older or newer than 15 minutes."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,9 @@ class Run:
         Raises:
             TimeoutError: A job has not ended long after the last fault; the ledger tells which.
         """
-        for number in range(len(REQUESTS)):
-            job, digest = self._follow(self._submit(number), control=None)
+        jobs = [self._submit(number) for number in range(len(REQUESTS))]
+        for number, job in enumerate(jobs):
+            _, digest = self._follow(job, control=None)
             self.ledger.note("reference", request=number, job=job, sha256=digest)
         breaker = threading.Thread(target=self._break_things)
         breaker.start()
@@ -146,6 +151,7 @@ class Run:
             self._freeze: 0.15,
             self._kill_redis: 0.07,
             self._break_the_storage: 0.18,
+            self._set_a_clock: 0.1,
         }
         end = time.monotonic() + self.chaos.seconds
         while (left := end - time.monotonic()) > 0:
@@ -177,6 +183,15 @@ class Run:
         self.stack.valkey.kill()
         time.sleep(seconds)
         self.stack.valkey.start()
+
+    def _set_a_clock(self, rng: random.Random) -> None:
+        """Of a worker; whoever takes its place has the same wrong clock."""
+        victim = rng.choice([v for v in self.stack.victims if v.role != "gateway"])
+        seconds = rng.uniform(-MOST_SECONDS_AHEAD, MOST_SECONDS_AHEAD)
+        assert isinstance(victim.process, WorkerProcess)
+        set_ahead(victim.process.clock, seconds)
+        pid = victim.process.pid
+        self.ledger.note("clock_jump", role=victim.role, pid=pid, ahead=round(seconds))
 
     def _break_the_storage(self, rng: random.Random) -> None:
         method = rng.choice(("PUT", "PUT", "GET"))

@@ -33,6 +33,7 @@ COUNTED = {
     "freezes": "freeze",
     "redis_kills": "redis_kill",
     "storage_faults": "storage_fault",
+    "clock_jumps": "clock_jump",
 }
 WRONG = ("lost", "double", "leaks", "wrong_bytes", "redone_sections", "orphans")
 

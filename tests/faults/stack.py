@@ -19,6 +19,7 @@ import httpx
 from botocore.config import Config
 
 from framepack.models.tiny import build_folder
+from tests.support import clock
 from tests.support.faulty_store import FaultyStore
 from tests.support.fleet import Worker
 from tests.support.swift import ACCESS_KEY, REGION, SECRET_KEY, Swift
@@ -61,7 +62,9 @@ class WorkerProcess:
 
     def __init__(self, lane: str, environment: Mapping[str, str], log: Path) -> None:
         self._log, self._began = log, log.stat().st_size if log.exists() else 0
-        self._worker = Worker(["--lane", lane], dict(environment), log)
+        self.clock = log.with_suffix(".clock")
+        told = {**environment, clock.VARIABLE: str(self.clock)}
+        self._worker = Worker(["--lane", lane], told, log)
         assert self._worker.process.pid is not None
         self.pid = self._worker.process.pid
 

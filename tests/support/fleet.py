@@ -34,6 +34,7 @@ from service.contract.job import Artifact, Event, Job, JobRequest, JobSpec, Lane
 from service.contract.record import Record
 from service.contract.settings import Settings
 from service.contract.storage import open_storage
+from tests.support import clock
 from worker.__main__ import main
 
 SECONDS_TO_START = 60.0
@@ -86,6 +87,8 @@ class Worker:
 def _run(arguments: list[str], environment: dict[str, str], log: Path) -> None:
     """What the new process does: become `python -m worker`."""
     os.environ.update(environment)
+    if clock.VARIABLE in environment:
+        clock.follow(Path(environment[clock.VARIABLE]))
     with log.open("ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
