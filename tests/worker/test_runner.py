@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis.exceptions
@@ -21,6 +23,7 @@ from service.contract.spent import Spent
 from service.contract.storage.file_scheme import FileStorage
 from tests.support.fleet import Fleet
 from worker.artifacts import Artifacts
+from worker.checkpoints import SectionCheckpoint
 from worker.drain import SAME_REQUEST_SECONDS, Drain
 from worker.engine import Engine
 from worker.faults import CrashPoint
@@ -265,3 +268,41 @@ def test_a_broken_cuda_context_ends_the_process_and_not_the_job(bench: Bench, jo
     assert bench.drain.requested
     assert bench.drain.exit_code == UNFIT_EXIT_CODE
     assert bench.fleet.names(job_id)[-1] == events.RETRYING
+
+
+def test_a_quality_is_its_jobs_through_a_change_of_worker(
+    bench: Bench, engine: Engine, fleet: Fleet
+) -> None:
+    """Of two drafts one is made by two workers; an exact job with their seed comes in between."""
+    request: dict[str, Any] = {"seconds": 2.4, "steps": 5, "seed": 3}
+    draft, exact, again = (fleet.submit(**request, quality=q) for q in ("draft", "exact", "draft"))
+    other = Bench(fleet, engine, fleet.record)
+    for runner in (bench, other, bench, other, other, bench, other, bench, bench):
+        runner.runner.answer()
+
+    def latents(job_id: str) -> list[torch.Tensor]:
+        keys = fleet.committed(job_id)
+        found = [bench.storage.get(keys[f"render:{number}"]) for number in (1, 2)]
+        return [SectionCheckpoint.from_bytes(data).latents for data in found]
+
+    first, second = latents(draft), latents(again)
+    assert all(map(torch.equal, first, second))
+    assert not any(map(torch.equal, first, latents(exact)))
+
+
+def test_a_section_is_not_continued_with_other_calibration(
+    bench: Bench, fleet: Fleet, nano: Path, tmp_path: Path
+) -> None:
+    """What a quality skips by lies beside the weights and is part of the engine's fingerprint."""
+    job_id = fleet.submit(seconds=2.4, steps=2, quality="draft")
+    bench.runner.answer()
+    bench.runner.answer()
+    weights = tmp_path / "calibrated"
+    shutil.copytree(nano, weights)
+    (weights / "magcache.json").write_text('{"ratios": [1.0, 0.9]}')
+    calibrated = Engine(Lane.RENDER, ["tiny"], {"tiny": str(weights)}, torch.device("cpu"))
+    other = Bench(fleet, calibrated, fleet.record)
+    other.runner.answer()
+    assert "render:2" not in fleet.committed(job_id)
+    bench.runner.answer()
+    assert "render:2" in fleet.committed(job_id)

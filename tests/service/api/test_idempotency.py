@@ -58,7 +58,8 @@ def test_requests_at_the_same_time_are_one_job(send: Any, redis: Redis, gateway:
 
 def test_another_request_with_the_key_is_refused(send: Any, redis: Redis, picture: bytes) -> None:
     assert send("one").status_code == 202
-    for other in ({"prompt": "y"}, {"steps": "3"}, {"image": picture + b" "}):
+    image = {"image": picture + b" "}
+    for other in ({"prompt": "y"}, {"steps": "3"}, {"quality": "draft"}, image):
         answer = send("one", **other)
         assert answer.status_code == 422
         assert ProblemView.model_validate_json(answer.content).code == "idempotency_mismatch"
