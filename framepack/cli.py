@@ -96,7 +96,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "--placement",
         default="resident",
         help="what lies on the device: resident, staged, streamed[:BLOCKS], any of them with "
-        "+float8 or +hostcodec (%(default)s); see plan-memory",
+        "+float8, +float8mm or +hostcodec (%(default)s); see plan-memory",
     )
     add("--seconds", type=float, default=5.0, help="length; sections are whole (%(default)s)")
     add("--steps", type=int, help="denoising steps a section (the preset's)")
