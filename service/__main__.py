@@ -1,7 +1,7 @@
 """`python -m service COMMAND`: run the service, look after it, say who may use it.
 
 `gateway` is the HTTP server, `up` all of it on this machine, `doctor` tells whether all is well,
-`keys` makes and revokes API keys.
+`keys` makes and revokes API keys, `sweep` deletes what is stored and no longer needed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from service import keys
+from service import keys, sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     up.add_argument("--presets", default="", help="what the workers serve, with commas")
     keys.add_commands(commands)
+    sweep.add_command(commands)
     return parser
 
 

@@ -104,12 +104,12 @@ def _run(administer: Administer, options: argparse.Namespace) -> int:
 
 @contextmanager
 def _office(options: argparse.Namespace) -> Iterator[Office]:
-    settings = Settings() if options.data is None else _settings_of(options.data)
+    settings = Settings() if options.data is None else settings_of(options.data)
     with connect(settings.redis_url, retries=1) as redis:
         yield Office(redis, settings, as_json=options.json)
 
 
-def _settings_of(data: Path) -> Settings:
+def settings_of(data: Path) -> Settings:
     """Of the service that `up` runs on a data folder."""
     path = data / "environment"
     if not path.exists():

@@ -28,7 +28,7 @@ from service.api.quota import seconds_until_room
 from service.api.submission import Submission
 from service.api.webhooks.poster import require_reachable
 from service.contract import tracing
-from service.contract.errors import IdempotencyMismatch
+from service.contract.errors import IdempotencyMismatch, UploadTooSlow
 from service.contract.idempotency import Idempotency
 from service.contract.job import Artifact, JobRequest, JobSpec
 from service.contract.limits import Quota, QuotaExceeded, ServiceFull
@@ -66,6 +66,7 @@ def accept(parts: Services, tenant: str, submission: Submission) -> Accepted:
         QuotaExceeded: A limit of the tenant is reached.
         ApiProblem: The service is full.
         ImageRefused: The picture cannot.
+        UploadTooSlow: Storing the picture took longer than uploads are kept.
         StorageError: The storage is away; nothing was accepted.
         redis.exceptions.RedisError: The record is away; nothing was accepted for certain.
     """
@@ -93,10 +94,12 @@ def _submit(parts: Services, spec: JobSpec, png: bytes, same: Idempotency | None
     """Store the picture, then the job; nothing stays behind of a job that is refused."""
     if spec.image is None:
         return parts.record.submit(spec, same)
+    # A gateway that dies from here on leaves a picture that the cleaner knows of.
+    parts.keeping.announce(spec.id)
     parts.storage.put(spec.image.key, png, spec.image.content_type)
     try:
-        return parts.record.submit(spec, same)
-    except (QuotaExceeded, ServiceFull, IdempotencyMismatch):
+        return parts.record.submit(spec, same, announced=True)
+    except (QuotaExceeded, ServiceFull, IdempotencyMismatch, UploadTooSlow):
         parts.storage.delete(spec.image.key)
         raise
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from anyio import CapacityLimiter
@@ -13,6 +13,7 @@ from starlette.types import Scope
 
 from service.api import errors
 from service.api.auth import Callers
+from service.api.cleaning import Cleaner, Deleted, clean_in_turn
 from service.api.deps import Services
 from service.api.durability import Durability
 from service.api.event_messages import EventMessages
@@ -24,6 +25,7 @@ from service.api.middleware import LimitBody, Observe
 from service.api.outlook import Outlook
 from service.api.readiness import Readiness
 from service.api.record_metrics import RecordCollector
+from service.api.rounds import rounds
 from service.api.routes import (
     events,
     files,
@@ -47,12 +49,16 @@ from service.contract.connections import connect
 from service.contract.endpoints import Endpoints
 from service.contract.errors import ContractError
 from service.contract.eventlog import EventHub
+from service.contract.keeping import Keeping
 from service.contract.listing import Listing
 from service.contract.outbox import Outbox
 from service.contract.record import Record
 from service.contract.settings import Settings
 from service.contract.storage import LinkSigning, open_storage
 
+CLEAN_SECONDS = 30.0
+STORAGE_LOOKS = 4
+"""How often all of the storage is looked through while something becomes old enough to delete."""
 SUBMISSIONS_AT_ONCE = 8
 SUBMISSION_PATHS = ("/jobs", "/v1/videos")
 """Their bodies hold a picture."""
@@ -125,6 +131,7 @@ def _services(settings: Settings) -> Services:
         outlook=Outlook(record, bells, settings.presets),
         endpoints=Endpoints(redis),
         listing=Listing(redis),
+        keeping=Keeping(redis),
         outbox=Outbox(redis),
         followed=FollowedJobs(),
         messages=EventMessages(links),
@@ -167,8 +174,26 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         await stack.enter_async_context(parts.hub)
         sweeper = Sweeper(parts.record, parts.bells, parts.metrics)
         await stack.enter_async_context(sweeper.running())
+        await stack.enter_async_context(_cleaning(parts))
         await stack.enter_async_context(_sender(parts).running())
         yield {}
+
+
+def _cleaning(parts: Services) -> AbstractAsyncContextManager[None]:
+    age = 3600 * parts.settings.sweep_hours
+    cleaner = Cleaner(parts.keeping, parts.storage, age)
+
+    def tell(deleted: Deleted) -> None:
+        parts.metrics.deleted.labels(deleted.reason).inc()
+        parts.metrics.deleted_bytes.labels(deleted.reason).inc(deleted.size_bytes)
+
+    def once() -> None:
+        clean_in_turn(cleaner, parts.keeping, int(1000 * age / STORAGE_LOOKS), tell)
+
+    def note(outcome: str) -> None:
+        parts.metrics.cleanings.labels(outcome).inc()
+
+    return rounds("clean", once, min(CLEAN_SECONDS, age / STORAGE_LOOKS), note)
 
 
 def _body_limit(scope: Scope) -> int:

@@ -24,9 +24,10 @@ from service.api.readiness import Readiness
 from service.contract.access import Scope
 from service.contract.bells import Bells
 from service.contract.endpoints import Endpoints
-from service.contract.errors import JobNotFound
+from service.contract.errors import JobExpired, JobNotFound
 from service.contract.eventlog import EventHub
 from service.contract.job import JobSpec
+from service.contract.keeping import Keeping
 from service.contract.listing import Listing
 from service.contract.outbox import Outbox
 from service.contract.record import Record
@@ -60,6 +61,7 @@ class Services:
     outlook: Outlook
     endpoints: Endpoints
     listing: Listing
+    keeping: Keeping
     outbox: Outbox
     followed: FollowedJobs
     messages: EventMessages
@@ -100,15 +102,21 @@ def owned_job(job_id: str, asking: TheTenant, parts: TheServices) -> JobSpec:
 
     Raises:
         JobNotFound: There is no such job for this tenant.
+        JobExpired: There was.
     """
     return owned_by(parts, asking, job_id)
 
 
 def owned_by(parts: Services, asking: str, job_id: str) -> JobSpec:
-    """A tenant's own job. Raises JobNotFound."""
+    """A tenant's own job. Raises as `owned_job`."""
     if not _JOB_ID.fullmatch(job_id):
         raise JobNotFound(job_id)
-    spec = parts.record.spec(job_id)
+    try:
+        spec = parts.record.spec(job_id)
+    except JobNotFound:
+        if parts.keeping.expired(asking, job_id):
+            raise JobExpired(job_id) from None
+        raise
     if spec.tenant != asking:
         raise JobNotFound(job_id)
     return spec

@@ -30,9 +30,11 @@ from service.contract.endpoints import MOST_ENDPOINTS, EndpointNotFound, TooMany
 from service.contract.errors import (
     IdempotencyMismatch,
     JobConflict,
+    JobExpired,
     JobFinished,
     JobNotFound,
     StorageError,
+    UploadTooSlow,
 )
 from service.contract.limits import QuotaExceeded
 from service.contract.views import FieldError, ProblemView
@@ -74,6 +76,7 @@ PROBLEMS: dict[str, ProblemKind] = {
     "too_many_webhooks": ProblemKind(409, "The tenant has as many webhooks as it may"),
     "video_not_ready": ProblemKind(409, "The video is not finished", retryable=True),
     "no_video": ProblemKind(409, "The job ended without a video"),
+    "job_expired": ProblemKind(410, "The job is kept no longer"),
     "body_too_large": ProblemKind(413, "The body is too large"),
     "unsupported_media_type": ProblemKind(415, "The body's media type is not supported"),
     "range_not_satisfiable": ProblemKind(416, "The range lies outside the file"),
@@ -250,6 +253,10 @@ _TRANSLATIONS: dict[type[Exception], Callable[[Any], ApiProblem]] = {
     ImageRefused: _refused_image,
     DecodersBusy: lambda _: ApiProblem("busy", "Too many pictures are being decoded."),
     JobNotFound: lambda _: ApiProblem("job_not_found", "No job of yours has this id."),
+    JobExpired: lambda _: ApiProblem(
+        "job_expired", "It ended and its time was over; retention_seconds makes that longer."
+    ),
+    UploadTooSlow: lambda _: ApiProblem("busy", "Storing the picture took too long; try again."),
     JobFinished: lambda error: ApiProblem("job_finished", f"The job is {error.status}."),
     JobConflict: lambda _: ApiProblem("job_conflict", "Read the job for its present state."),
     IdempotencyMismatch: lambda _: ApiProblem(

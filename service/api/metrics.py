@@ -70,6 +70,21 @@ class GatewayMetrics:
             "Time until a webhook's receiver answered or was given up.",
             buckets=_HTTP_SECONDS,
         )
+        self.cleanings = counter(
+            "framepack_cleanings_total",
+            "Rounds in which this gateway looked for files to delete.",
+            ["outcome"],
+        )
+        self.deleted = counter(
+            "framepack_deleted_objects_total",
+            "Stored objects this gateway deleted because they were no longer needed.",
+            ["reason"],
+        )
+        self.deleted_bytes = counter(
+            "framepack_deleted_bytes_total",
+            "Bytes of stored objects this gateway deleted.",
+            ["reason"],
+        )
         self.lapsed = counter(
             "framepack_leases_lapsed_total",
             "Leases this gateway's sweeper found expired.",

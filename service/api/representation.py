@@ -30,8 +30,10 @@ def job_view(parts: Services, spec: JobSpec) -> JobView:
     job, progress, metrics = parts.record.look(spec.id)
     queued = job.status is JobStatus.QUEUED
     position = parts.record.queue_position(spec.id) if queued else None
+    expires = parts.record.expires_at(spec.id) if job.status.terminal else None
     return _put_together(parts, spec, job, progress).model_copy(
         update={
+            "expires_at": None if expires is None else utc(expires),
             "queue_position": position,
             "eta_seconds": _eta(parts, spec, job, progress),
             "metrics": metrics,

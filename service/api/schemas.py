@@ -21,6 +21,7 @@ JOB_EXAMPLE: dict[str, Any] = {
     "created_at": "2026-11-23T10:00:00.120Z",
     "started_at": "2026-11-23T10:00:01.004Z",
     "finished_at": None,
+    "expires_at": None,
     "queue_position": None,
     "progress": {
         "sections_sampled": 2,

@@ -7,14 +7,11 @@ Sweeping is idempotent, so any number of gateways may do it at once.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator
-
-import redis.exceptions
+from contextlib import AbstractAsyncContextManager
 
 from service.api.metrics import GatewayMetrics
+from service.api.rounds import rounds
 from service.contract.bells import Bells
 from service.contract.record import Record
 
@@ -46,30 +43,8 @@ class Sweeper:
             self._metrics.lapsed.inc(len(swept.lapsed))
         self._bells.ring(swept.ring)
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Sweep in the background for the length of a with block."""
-        task = asyncio.create_task(self._run(), name="sweeper")
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-    async def _run(self) -> None:
-        while True:
-            outcome = await asyncio.to_thread(self._try)
-            self._metrics.sweeps.labels(outcome).inc()
-            await asyncio.sleep(self._interval)
-
-    def _try(self) -> str:
-        try:
-            self.sweep()
-        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-            log.warning("could not sweep: %s", type(error).__name__)
-            return "unavailable"
-        except Exception:  # the one loop that must never end
-            log.exception("sweeping failed")
-            return "error"
-        return "ok"
+        return rounds(
+            "sweep", self.sweep, self._interval, lambda end: self._metrics.sweeps.labels(end).inc()
+        )

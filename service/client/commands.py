@@ -37,6 +37,7 @@ REQUEST_FIELDS = (
     ("priority", str, "normal or low, which waits until nothing else does"),
     ("ttl-seconds", int, "fail if no worker has begun it by then"),
     ("timeout-seconds", int, "fail when workers have spent this long on it"),
+    ("retention-seconds", int, "keep job and video for so long after its end"),
 )
 """Options of `submit` that are request fields: name, type, meaning."""
 

@@ -39,6 +39,14 @@ class JobConflict(ContractError):  # noqa: N818
     """The job is in a state in which this cannot be done."""
 
 
+class JobExpired(ContractError):  # noqa: N818
+    """The job ended and was kept as long as it should be."""
+
+
+class UploadTooSlow(ContractError):  # noqa: N818
+    """A submission's picture was swept before its job was written; nothing was accepted."""
+
+
 class IdempotencyMismatch(ContractError):  # noqa: N818
     """The idempotency key came with another request before."""
 

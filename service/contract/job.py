@@ -58,6 +58,8 @@ MAX_TTL_SECONDS = 7 * 24 * 3600
 MAX_TIMEOUT_SECONDS = 24 * 3600
 MAX_METADATA = 16
 MAX_METADATA_CHARACTERS = 512
+MIN_RETENTION_SECONDS = 60
+MAX_RETENTION_SECONDS = 90 * 24 * 3600
 METADATA_KEY = r"^[A-Za-z0-9_.-]{1,64}$"
 
 
@@ -169,7 +171,9 @@ _METADATA_SCHEMA = {
     "default": {},
 }
 
-OF_THE_JOB = frozenset({"webhook", "priority", "ttl_seconds", "timeout_seconds", "metadata"})
+OF_THE_JOB = frozenset(
+    {"webhook", "priority", "ttl_seconds", "timeout_seconds", "retention_seconds", "metadata"}
+)
 """Fields that say nothing about the video."""
 
 
@@ -180,6 +184,8 @@ class JobRequest(BaseModel):
         priority: ``low`` waits until nothing else does. Above ``normal`` is only the operator.
         ttl_seconds: The job fails if no worker has begun it by then.
         timeout_seconds: The job fails when workers have spent this long on it.
+        retention_seconds: For so long after its end the job and all its files are kept; the
+            service's own time if not given.
         metadata: The caller's own words, kept with the job and told again; jobs are found by them.
     """
 
@@ -211,6 +217,9 @@ class JobRequest(BaseModel):
     priority: Literal["normal", "low"] = "normal"
     ttl_seconds: Annotated[int, Field(ge=1, le=MAX_TTL_SECONDS)] | None = None
     timeout_seconds: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_SECONDS)] | None = None
+    retention_seconds: (
+        Annotated[int, Field(ge=MIN_RETENTION_SECONDS, le=MAX_RETENTION_SECONDS)] | None
+    ) = None
     webhook: Annotated[
         Webhook | None,
         BeforeValidator(_object_from_text),

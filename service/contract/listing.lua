@@ -51,7 +51,8 @@ function transitions.delete(a)
   if not status then return { missing = true } end
   if not terminal(status) then return { conflict = status } end
   redis.call('ZREM', listed_key(get(a.id, 'tenant') or ''), a.id)
-  redis.call('DEL', job_key(a.id), key('job', a.id, 'events'), key('job', a.id, 'preview'))
+  redis.call('ZREM', key('expiring'), a.id)
+  redis.call('DEL', job_key(a.id), key('job', a.id, 'events'), key('job', a.id, 'preview'), key('gone', a.id))
   return { deleted = true }
 end
 

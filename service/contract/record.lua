@@ -63,10 +63,7 @@ local function finish(id, status, data)
   emit(id, status, data)
   count_end(id, status)
   limits.note_end(id, status)
-  local keep = num(id, 'retention')
-  if keep == 0 then keep = WEEK end
-  redis.call('PEXPIRE', job_key(id), keep)
-  redis.call('PEXPIRE', key('job', id, 'events'), keep)
+  keeping.note_end(id)
 end
 
 local function finish_cancelling(id)
@@ -234,6 +231,7 @@ function transitions.submit(a)
   if exists(id) then return { id = id, created = false, ring = refresh(id) } end
   local quota = limits.ask(a, true)
   if quota.full or quota.refused then return { quota = quota } end
+  if a.announced and not keeping.arrive(a.id) then return { late = true } end
   local order = redis.call('INCR', key('submitted'))
   set(a.id, 'version', a.version, 'spec', a.spec, 'tenant', a.tenant, 'preset', a.preset,
     'priority', a.priority, 'cost', a.cost, 'sections', a.sections, 'ahead', a.ahead,

@@ -29,6 +29,7 @@ from service.contract.errors import (
     LeaseLost,
     Problem,
     RecordUnreadable,
+    UploadTooSlow,
 )
 from service.contract.events import Picture, PreviewEvent
 from service.contract.idempotency import Idempotency
@@ -67,6 +68,7 @@ Ring = list[tuple[Lane, str]]
 SCRIPT = (
     "record_base.lua",
     "record_outbox.lua",
+    "record_keeping.lua",
     "record_counts.lua",
     "record_sharing.lua",
     "record_limits.lua",
@@ -166,15 +168,19 @@ class Record:
 
     # -- the gateway's half
 
-    def submit(self, spec: JobSpec, idempotency: Idempotency | None = None) -> Submitted:
+    def submit(
+        self, spec: JobSpec, idempotency: Idempotency | None = None, *, announced: bool = False
+    ) -> Submitted:
         """Accept a job. When this returns, the job will end, whatever crashes.
 
         Args:
             spec: The job.
             idempotency: If the same was accepted within a day, that job is the answer.
+            announced: Its picture was, by `Keeping.announce`; refused if it was swept meanwhile.
 
         Raises:
             IdempotencyMismatch: The key came with another request.
+            UploadTooSlow: The picture was swept.
             QuotaExceeded: A limit of the tenant is reached.
             ServiceFull: The service holds as many jobs as it may.
         """
@@ -189,7 +195,8 @@ class Record:
             cost=spec.section_cost,
             sections=spec.num_sections,
             ahead=self.policy.render_ahead,
-            retention=self.policy.retention_ms,
+            retention=self._retention_ms(spec),
+            announced=announced,
             limits=self.policy.for_submissions(),
             **_webhook(spec),
             **_metadata(spec),
@@ -198,6 +205,8 @@ class Record:
         )
         if answer.get("mismatch"):
             raise IdempotencyMismatch(spec.id)
+        if answer.get("late"):
+            raise UploadTooSlow(spec.id)
         quota = quota_of(answer.get("quota", {}))
         return Submitted(answer["id"], answer["created"], _ring(answer), quota)
 
@@ -402,6 +411,11 @@ class Record:
         fields = self._fields(job_id)
         return job_of(job_id, fields), progress_of(job_id, fields), metrics_of(job_id, fields)
 
+    def expires_at(self, job_id: str) -> int | None:
+        """When an ended job goes, with its files: milliseconds since the epoch."""
+        score = self.redis.zscore(f"{KEY_PREFIX}expiring", job_id)
+        return None if score is None else int(score)
+
     def progress(self, job_id: str) -> Progress:
         """How far a job is. Raises as `get`."""
         return progress_of(job_id, self._fields(job_id))
@@ -412,6 +426,10 @@ class Record:
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     # -- inside
+
+    def _retention_ms(self, spec: JobSpec) -> int:
+        own = spec.request.retention_seconds
+        return self.policy.retention_ms if own is None else 1000 * own
 
     def _control(self, transition: str, job_id: str, **arguments: Any) -> dict[str, Any]:
         answer = self._script.call(transition, id=job_id, **arguments)

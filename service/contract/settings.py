@@ -44,7 +44,9 @@ class Settings(BaseSettings):
             TLS; empty: only public addresses, by https.
         webhook_retry_seconds: Pauses before a webhook's second, third, ... try.
         render_ahead: Sections sampled before the first of them must be delivered.
-        retention_days: How long an ended job is kept.
+        retention_days: How long an ended job is kept with its files, unless it says so itself.
+        sweep_hours: How old stored objects must be that no job refers to before they are deleted,
+            and the longest that a submission may take to store its picture.
         hard_maximum_seconds: The longest a task may take.
         device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``.
         expect_device: Part of the device's name that a worker must find at its start.
@@ -83,6 +85,7 @@ class Settings(BaseSettings):
     webhook_retry_seconds: Annotated[tuple[float, ...], NoDecode] = RETRY_SECONDS
     render_ahead: Annotated[int, Field(ge=1)] = 4
     retention_days: Annotated[float, Field(gt=0)] = 7.0
+    sweep_hours: Annotated[float, Field(gt=0)] = 24.0
     hard_maximum_seconds: Annotated[int, Field(ge=1)] = 1800
     device: str = "auto"
     expect_device: str = ""

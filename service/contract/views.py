@@ -188,6 +188,7 @@ class JobView(View):
 
     Attributes:
         status: queued, running, paused, cancelling; then for good completed, failed or cancelled.
+        expires_at: When an ended job goes, with its files.
         queue_position: While queued, how many places from the front; 1 is next.
         eta_seconds: Until the video is finished: by this job's own steps once it has made some,
             before by the pace of sections here and the turns of all jobs. Null as long as nothing
@@ -207,6 +208,7 @@ class JobView(View):
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    expires_at: datetime | None = None
     queue_position: int | None = None
     progress: ProgressView
     eta_seconds: float | None = None

@@ -15,6 +15,8 @@ import pytest
 
 from service.contract.errors import ObjectNotFound, StorageError
 from service.contract.storage import SCHEMES, LinkSigning, Storage, open_storage
+from service.contract.storage.file_scheme import FileStorage
+from service.contract.storage.s3_scheme import S3Storage
 from tests.support.swift import ACCESS_KEY, REGION, SECRET_KEY, Swift
 
 KEY = "jobs/0123/deliver/0-1-abcd.mp4"
@@ -229,3 +231,20 @@ class TestS3Links:
             other.check()
         with pytest.raises(StorageError):
             other.put(KEY, b"1", "text/plain")
+
+
+def test_what_a_write_left_that_never_ended_is_cleared(storage: Storage) -> None:
+    storage.put(KEY, b"whole", "video/mp4")
+    left = 0
+    if isinstance(storage, FileStorage):
+        (storage.path(KEY).parent / ".partial-0").write_bytes(b"ha")
+        left = 1
+    if isinstance(storage, S3Storage):
+        storage._client.create_multipart_upload(
+            Bucket=storage._bucket, Key=storage._prefix + "jobs/0123/video.mp4"
+        )
+        left = 1
+    assert storage.clear_unfinished(3600) == 0
+    assert storage.clear_unfinished(-60) == left
+    assert storage.clear_unfinished(-60) == 0
+    assert storage.get(KEY) == b"whole"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ COUNTED = {
     "storage_faults": "storage_fault",
     "clock_jumps": "clock_jump",
 }
+SECONDS_TO_SWEEP = 60.0
+"""After a run, until whatever nothing refers to must be gone; several times the age it needs."""
+
 WRONG = ("lost", "double", "leaks", "wrong_bytes", "redone_sections", "orphans")
 
 
@@ -70,7 +74,7 @@ class Checker:
             wanted = self.expected[self.accepted[entry["job"]]]
             if entry["status"] == "completed" and entry["sha256"] != wanted:
                 yield Finding("wrong_bytes", f"{entry['job']}: its client got other bytes")
-        yield from self._orphans()
+        yield from self.orphans()
 
     def counts(self) -> dict[str, int]:
         """What was done to the service."""
@@ -103,7 +107,7 @@ class Checker:
         if found != expected or found != job.video.sha256:
             yield Finding("wrong_bytes", f"{job.id}: its stored video is not the undisturbed one")
 
-    def _orphans(self) -> Iterator[Finding]:
+    def orphans(self) -> Iterator[Finding]:
         """Objects that no record names: neither artifacts nor anything of a job that exists.
 
         What a fenced-off worker uploaded under a living job's prefix goes when the job goes.
@@ -141,10 +145,21 @@ def of_events(job_id: str, told: Sequence[Event]) -> Iterator[Finding]:
             done.add(event.data["section"])
 
 
-def check(ledger: Path, settings: Settings) -> tuple[list[Finding], dict[str, int]]:
-    """Findings, and the counts that the last line shows."""
+def check(
+    ledger: Path, settings: Settings, patience: float = 0.0
+) -> tuple[list[Finding], dict[str, int]]:
+    """Findings, and the counts that the last line shows.
+
+    Args:
+        ledger: Of the run.
+        settings: Of the service, whose parts are still up.
+        patience: Seconds in which gateways may still sweep what nothing refers to.
+    """
+    deadline = time.monotonic() + patience
     with connect(settings.redis_url) as redis:
         checker = Checker(read(ledger), redis, open_storage(settings.storage_url))
+        while any(checker.orphans()) and time.monotonic() < deadline:
+            time.sleep(1)
         findings = list(checker.findings())
         tally = Counter(finding.kind for finding in findings)
         return findings, {**checker.counts(), **{kind: tally[kind] for kind in WRONG}}
@@ -152,7 +167,7 @@ def check(ledger: Path, settings: Settings) -> tuple[list[Finding], dict[str, in
 
 def main(ledger: str) -> int:
     """Check and print; returns the exit status."""
-    findings, counts = check(Path(ledger), Settings())
+    findings, counts = check(Path(ledger), Settings(), patience=SECONDS_TO_SWEEP)
     for finding in findings:
         sys.stdout.write(f"{finding.kind}: {finding.detail}\n")
     sys.stdout.write(json.dumps(counts) + "\n")

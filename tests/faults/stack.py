@@ -26,6 +26,7 @@ from tests.support.swift import ACCESS_KEY, REGION, SECRET_KEY, Swift
 from tests.support.valkey import Valkey, free_port
 
 BUCKET = "chaos"
+SWEEP_SECONDS = 10
 LEASE_SECONDS = 2.0
 WORKERS = ("render", "render", "deliver", "deliver")
 SECONDS_TO_START = 60.0
@@ -174,6 +175,7 @@ class ServiceStack:
             "FRAMEPACK_DEVICE": "cpu",
             "FRAMEPACK_TORCH_THREADS": "1",
             "FRAMEPACK_LEASE_SECONDS": str(LEASE_SECONDS),
+            "FRAMEPACK_SWEEP_HOURS": str(SWEEP_SECONDS / 3600),
             # Chance may hit one task many times in a row, and none of it is the task's fault.
             "FRAMEPACK_MAX_CRASHES": "1000",
             "FRAMEPACK_BACKOFF_SECONDS": "0,0.2",

@@ -62,7 +62,7 @@ class EventStream(EventSourceResponse):
             "content": {"text/event-stream": {"example": STREAM_EXAMPLE}},
         },
         204: {"description": "The job has ended and nothing is left to tell."},
-        **documented(400, 401, 404, 422, 500, 503),
+        **documented(400, 401, 404, 410, 422, 500, 503),
     },
 )
 async def follow_job(

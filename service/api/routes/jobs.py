@@ -117,7 +117,7 @@ async def submit_job(
             "content": {"application/json": {"example": JOB_EXAMPLE}},
         },
         304: {"description": "Nothing has changed since If-None-Match."},
-        **documented(401, 404, 500, 503),
+        **documented(401, 404, 410, 500, 503),
     },
 )
 async def read_job(
@@ -148,7 +148,7 @@ async def read_job(
     responses={
         200: {"description": "Cancelled."},
         202: {"description": "Cancelling: the workers have yet to stop.", "model": JobView},
-        **documented(401, 404, 409, 500, 503),
+        **documented(401, 404, 409, 410, 500, 503),
     },
 )
 def cancel_job(spec: OwnedJob, parts: TheServices) -> Response:
@@ -165,7 +165,7 @@ def cancel_job(spec: OwnedJob, parts: TheServices) -> Response:
 @router.post(
     "/jobs/{job_id}/pause",
     response_model=JobView,
-    responses={200: {"description": "Paused."}, **documented(401, 404, 409, 500, 503)},
+    responses={200: {"description": "Paused."}, **documented(401, 404, 409, 410, 500, 503)},
 )
 def pause_job(spec: OwnedJob, parts: TheServices) -> Response:
     """Pause a job: sections in work are finished, no other one begins until it is resumed.
@@ -181,7 +181,7 @@ def pause_job(spec: OwnedJob, parts: TheServices) -> Response:
     response_model=JobView,
     responses={
         200: {"description": "Waiting or running again."},
-        **documented(401, 404, 409, 500, 503),
+        **documented(401, 404, 409, 410, 500, 503),
     },
 )
 def resume_job(spec: OwnedJob, parts: TheServices) -> Response:

@@ -123,7 +123,7 @@ def job_views(parts: Services, job_ids: list[str]) -> list[JobView]:
     response_class=Response,
     responses={
         204: {"description": "The job and everything stored of it are gone."},
-        **documented(401, 404, 409, 500, 503),
+        **documented(401, 404, 409, 410, 500, 503),
     },
 )
 def delete_job(spec: OwnedJob, parts: TheServices) -> Response:

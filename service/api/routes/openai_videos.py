@@ -59,7 +59,7 @@ async def create_video(request: Request, asking: TheTenant, parts: TheServices) 
 @router.get(
     "/{job_id}",
     response_model=OpenAIVideoView,
-    responses={200: {"description": "The video's job."}, **documented(401, 404, 500, 503)},
+    responses={200: {"description": "The video's job."}, **documented(401, 404, 410, 500, 503)},
 )
 def retrieve_video(spec: OwnedJob, parts: TheServices) -> Response:
     """Retrieve a video's job. A cancelled one is told as failed."""
@@ -75,7 +75,7 @@ def retrieve_video(spec: OwnedJob, parts: TheServices) -> Response:
             "description": "The finished video is there; the link expires after 15 minutes.",
             "headers": {"Location": {"description": "The link.", "schema": {"type": "string"}}},
         },
-        **documented(401, 404, 409, 422, 500, 503),
+        **documented(401, 404, 409, 410, 422, 500, 503),
     },
 )
 def download_video(
@@ -108,7 +108,7 @@ def list_videos(
     )
 
 
-@router.delete("/{job_id}", responses=documented(401, 404, 409, 500, 503))
+@router.delete("/{job_id}", responses=documented(401, 404, 409, 410, 500, 503))
 def delete_video(spec: OwnedJob, parts: TheServices) -> OpenAIVideoDeletedView:
     """Delete a video's job and everything stored of it, once it has ended."""
     remove(parts, spec)

@@ -29,7 +29,7 @@ router = APIRouter(tags=["video"])
             "description": "Otherwise a redirect to the link, which expires after 15 minutes.",
             "headers": {"Location": {"description": "The link.", "schema": {"type": "string"}}},
         },
-        **documented(401, 404, 409, 500, 503),
+        **documented(401, 404, 409, 410, 500, 503),
     },
 )
 def read_video(
@@ -50,7 +50,7 @@ def read_video(
             "description": "What decided the video's bytes.",
             "content": {"application/json": {"example": MANIFEST_EXAMPLE}},
         },
-        **documented(401, 404, 409, 500, 503),
+        **documented(401, 404, 409, 410, 500, 503),
     },
 )
 def read_manifest(spec: OwnedJob, parts: TheServices) -> Response:

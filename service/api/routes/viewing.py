@@ -25,7 +25,7 @@ from service.contract.views import TokenView
 router = APIRouter(prefix="/jobs/{job_id}", tags=["viewing"])
 
 
-@router.get("/token", responses=documented(401, 404, 422, 500, 503))
+@router.get("/token", responses=documented(401, 404, 410, 422, 500, 503))
 def issue_token(
     spec: OwnedJob,
     parts: TheServices,
@@ -52,7 +52,7 @@ def issue_token(
     response_class=Response,
     responses={
         200: {"description": "The picture.", "content": {"image/jpeg": {}}},
-        **documented(401, 404, 422, 500, 503),
+        **documented(401, 404, 410, 422, 500, 503),
     },
 )
 def read_preview(spec: ViewedJob, parts: TheServices) -> Response:
@@ -68,7 +68,7 @@ def read_preview(spec: ViewedJob, parts: TheServices) -> Response:
     response_class=Response,
     responses={
         200: {"description": "An HLS playlist.", "content": {MEDIA_TYPE: {}}},
-        **documented(401, 404, 422, 500, 503),
+        **documented(401, 404, 410, 422, 500, 503),
     },
 )
 def read_playlist(spec: ViewedJob, parts: TheServices, token: Token = None) -> Response:
@@ -91,7 +91,7 @@ def read_playlist(spec: ViewedJob, parts: TheServices, token: Token = None) -> R
             "description": "The clip is there; the link expires after 15 minutes.",
             "headers": {"Location": {"description": "The link.", "schema": {"type": "string"}}},
         },
-        **documented(401, 404, 422, 500, 503),
+        **documented(401, 404, 410, 422, 500, 503),
     },
 )
 def read_clip(

@@ -75,5 +75,12 @@ class Storage(Protocol):
     def signed_url(self, key: str, *, expires_in: int, content_type: str, filename: str) -> str:
         """A URL that GETs the object without credentials until it expires (seconds)."""
 
+    def clear_unfinished(self, older_than: float) -> int:
+        """Remove what writes that never ended left behind, and say how many those were.
+
+        Args:
+            older_than: Seconds since they began; younger ones may still be at it.
+        """
+
     def check(self) -> None:
         """Raise StorageError unless the store can be used now."""

@@ -103,6 +103,18 @@ class FileStorage:
         given = query.get("signature", "").encode()
         return hmac.compare_digest(self._signature(key, query).encode(), given)
 
+    def clear_unfinished(self, older_than: float) -> int:
+        begun, cleared = time.time() - older_than, 0
+        with _translated():
+            for partial in self.folder.rglob(f"{_PARTIAL}*"):
+                try:
+                    if partial.stat().st_mtime < begun:
+                        partial.unlink()
+                        cleared += 1
+                except FileNotFoundError:
+                    continue
+        return cleared
+
     def check(self) -> None:
         with _translated():
             probe = self.folder / f"{_PARTIAL}{secrets.token_hex(8)}"

@@ -57,5 +57,8 @@ class MemoryStorage:
     def signed_url(self, key: str, *, expires_in: int, content_type: str, filename: str) -> str:
         return f"memory:///{quote(checked_key(key))}?expires={int(time.time()) + expires_in}"
 
+    def clear_unfinished(self, older_than: float) -> int:
+        return 0
+
     def check(self) -> None:
         return

@@ -9,6 +9,8 @@ by a HEAD; downloads that end early are tried again, which boto3 does not do.
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +130,22 @@ class S3Storage:
                 ExpiresIn=expires_in,
             )
         return url
+
+    def clear_unfinished(self, older_than: float) -> int:
+        """See `Storage.clear_unfinished`: multipart uploads that were never completed."""
+        begun, cleared = time.time() - older_than, 0
+        pages = self._client.get_paginator("list_multipart_uploads")
+        with _translated():
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
+                for upload in page.get("Uploads", []):
+                    if upload["Initiated"].timestamp() < begun:
+                        self._abort(upload["Key"], upload["UploadId"])
+                        cleared += 1
+        return cleared
+
+    def _abort(self, key: str, upload: str) -> None:
+        with contextlib.suppress(ObjectNotFound), _translated(key):  # somebody was faster
+            self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload)
 
     def make_bucket(self) -> bool:
         """Make the bucket; false if it was there. Raises StorageError."""

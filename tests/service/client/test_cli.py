@@ -172,6 +172,7 @@ def test_every_field_of_a_request_is_an_option(run: Run, photo: str) -> None:
         "priority": "low",
         "ttl_seconds": 60,
         "timeout_seconds": 90,
+        "retention_seconds": 120,
         "webhook": {"url": "https://example.com/hook", "events": ["job.failed"]},
         "metadata": {"project": "red", "note": "a=b"},
     }

@@ -285,6 +285,8 @@ class TestSweeping:
         assert keys == {
             f"framepack:job:{spec.id}",
             f"framepack:job:{spec.id}:events",
+            f"framepack:gone:{spec.id}",
+            "framepack:expiring",
             "framepack:events",
             "framepack:submitted",
             "framepack:listed:someone",

@@ -76,7 +76,7 @@ class Actors(RuleBasedStateMachine):
                 time.sleep(LEASE_MS / 4000)
                 self.record.sweep()
         self.every_job_tells_one_story()
-        one_a_job = ("job:", "claim:")
+        one_a_job = ("job:", "claim:", "gone:", "expiring")
         one_a_service = ("served:", "clock:", "events", "submitted", "healed", "counts", "pace")
         one_a_tenant = ("listed:", "usage:")
         kept = (*one_a_job, *one_a_service, *one_a_tenant)
