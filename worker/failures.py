@@ -6,6 +6,9 @@ log has the rest.
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+
 import torch
 
 from framepack.errors import InvalidRequest, MediaError, WeightsError
@@ -27,6 +30,13 @@ def problem_of(error: Exception) -> Problem:
             code="out_of_memory",
             title="The worker ran out of memory",
             detail="The device or the host had too little memory; try again or ask for less.",
+            retryable=True,
+        )
+    if no_space(error):
+        return Problem(
+            code="no_space",
+            title="A disk is full",
+            detail="What was made could not be written; try again later.",
             retryable=True,
         )
     for kind, code, title, detail in _KNOWN:
@@ -79,6 +89,18 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     # torch's CPU allocator raises a plain RuntimeError.
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def no_space(error: BaseException) -> bool:
+    """Whether a disk of the worker's or of its storage is full, or a quota on it used up."""
+    full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    return any(getattr(cause, "errno", None) in full for cause in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def unfit(error: BaseException) -> bool:

@@ -63,6 +63,12 @@ JOB_PROBLEMS: dict[str, JobProblem] = {
         meaning="The device or the host had too little memory, several times. Ask for a smaller "
         "size or a schedule with less context; the operator may change the placement.",
     ),
+    "no_space": JobProblem(
+        "A disk is full",
+        retryable=True,
+        meaning="A worker's temporary folder or the storage had no space left, several times. Try "
+        "again later; the operator must make room.",
+    ),
     "storage_error": JobProblem(
         "The storage failed",
         retryable=True,

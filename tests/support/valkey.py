@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import time
@@ -57,7 +58,12 @@ class Valkey:
         command += ["--appendonly", "yes" if self.keeps else "no"]
         command += ["--save", "", "--maxmemory-policy", "noeviction", "--loglevel", "warning"]
         self._process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ)
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=dict(os.environ),
+            # SIGXFSZ stays ignored, as Python has it: a full disk is an error and not a death.
+            restore_signals=False,
         )
         self._wait_until_it_answers()
 
@@ -67,6 +73,20 @@ class Valkey:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def fill_disk(self) -> None:
+        """From now on no file of the server may grow, as if its disk were full."""
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+    def free_disk(self) -> None:
+        """Let its files grow again."""
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, unlimited)
+
+    def ended(self) -> bool:
+        """Whether it has ended itself."""
+        assert self._process is not None
+        return self._process.poll() is not None
 
     def empty(self) -> None:
         """Forget everything."""

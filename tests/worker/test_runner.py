@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import time
 from collections import Counter
@@ -260,6 +261,20 @@ def test_what_no_placement_can_hold_fails_with_the_reason(
     assert job.error is not None
     assert (job.error.code, job.error.retryable) == ("out_of_memory", True)
     assert not engine.shrink("tiny")
+
+
+def test_a_full_disk_is_told_as_one_and_passes(bench: Bench, job_id: str) -> None:
+    """No file of this process may grow: the kernel refuses the storage's write itself."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, most))
+    try:
+        bench.runner.answer()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    last = bench.fleet.events(job_id)[-1]
+    assert (last.type, last.data["reason"]) == (events.RETRYING, "no_space")
+    bench.runner.answer()
+    assert bench.outcomes() == {"no_space": 1, "committed": 1}
 
 
 def test_a_broken_cuda_context_ends_the_process_and_not_the_job(bench: Bench, job_id: str) -> None:

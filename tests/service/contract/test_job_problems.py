@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def told() -> dict[str, Problem]:
         *(Problem.model_validate_json(late[name]) for name in ("ttl_problem", "timeout_problem")),
         *(failures.problem_of(kind.__new__(kind)) for kind, *_ in failures._KNOWN),
         failures.problem_of(MemoryError()),
+        failures.problem_of(OSError(errno.ENOSPC, "full")),
         failures.problem_of(RuntimeError()),
         failures.problem_of(InvalidRequest("steps", "too many")),
     ]
