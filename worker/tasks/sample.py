@@ -85,6 +85,8 @@ def _sampled(attempt: Attempt, steps: Generator[Step, None, Latents], meter: Ste
                 previews.queued(step)
             done = pace.steps_done(step.index + 1)
             with meter.telling():
+                attempt.tools.reporter.settle()
+                attempt.check()  # what the last report was answered, before there is another
                 _report(attempt, range(reported, done))
                 previews.done(done, total)
                 attempt.check()
