@@ -34,6 +34,9 @@ def main(
 ) -> int:
     """Run one command; returns the exit status."""
     options = parse_arguments(parser(), arguments)
+    if options.command == "keys":
+        status: int = options.run(options)
+        return status
     command: Command | None = options.run
     if command is None:
         return _complete(options)
@@ -85,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--url", default=default_url, help="the gateway (FRAMEPACK_URL)")
     key = os.environ.get("FRAMEPACK_API_KEY")
     made.add_argument("--api-key", default=key, help="better in FRAMEPACK_API_KEY")
-    found = made.add_subparsers(required=True, metavar="COMMAND")
+    found = made.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_submit(_command(found, "submit", commands.submit, "submit a job"))
     watch = _command(found, "watch", commands.watch, "follow a job until it ends", job=True)
     watch.add_argument("-o", "--output", type=Path, help="save the video here at the end")
@@ -102,10 +105,24 @@ def parser() -> argparse.ArgumentParser:
     _command(found, "resume", commands.resume, "go on with a paused job", job=True)
     fetch = _command(found, "fetch", commands.fetch, "download a finished video", job=True)
     fetch.add_argument("-o", "--output", type=Path, help="default: JOB.mp4")
+    _add_keys(found)
     complete = found.add_parser("completion", help="print a completion script for a shell")
     complete.add_argument("shell", choices=("bash", "zsh"))
     complete.set_defaults(run=None)
     return made
+
+
+def _add_keys(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The operator's `python -m service keys`: it goes to the record, not to the gateway."""
+    try:
+        from service import keys
+    except ImportError:  # a client's machine
+        text = "for operators; needs framepack-service[contract]"
+        alone = found.add_parser("keys", help=text)
+        alone.set_defaults(run=lambda _: complain(text, REFUSED))
+        alone.add_argument("words", nargs="*")
+        return
+    keys.add_commands(found)
 
 
 def _add_submit(submit: argparse.ArgumentParser) -> None:

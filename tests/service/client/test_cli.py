@@ -248,3 +248,15 @@ def test_the_client_needs_no_server_packages() -> None:
         [sys.executable, "-c", ask], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"redis", "rq", "boto3", "fastapi", "starlette", "torch", "av", "numpy"} & set(said)
+
+
+def test_operators_make_keys(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FRAMEPACK_REDIS_URL", redis_url)
+    assert main(["keys", "create", "studio", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert main(["keys", "list", "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)["keys"]
+    assert listed["id"] == made["id"]
+    assert "key" not in listed
