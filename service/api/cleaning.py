@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 
 from service.contract.errors import ContractError, ObjectNotFound
-from service.contract.keeping import Keeping
+from service.contract.keeping import DeletedFor, Keeping
 from service.contract.storage.base import Storage, StoredObject
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Deleted:
         key: Of the object, or empty.
     """
 
-    reason: str
+    reason: DeletedFor
     key: str = ""
     size_bytes: int = 0
 

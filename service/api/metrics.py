@@ -7,11 +7,14 @@ hold only values of small closed sets: the route's template, never a path, an id
 from __future__ import annotations
 
 from functools import partial
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+
+from service.contract.keeping import DeletedFor
 
 _HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -85,6 +88,9 @@ class GatewayMetrics:
             "Bytes of stored objects this gateway deleted.",
             ["reason"],
         )
+        for reason in get_args(DeletedFor):  # known, each with a zero, before there is one
+            self.deleted.labels(reason)
+            self.deleted_bytes.labels(reason)
         self.lapsed = counter(
             "framepack_leases_lapsed_total",
             "Leases this gateway's sweeper found expired.",

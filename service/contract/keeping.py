@@ -20,6 +20,8 @@ from service.contract.connections import KEY_PREFIX
 from service.contract.script import Script
 
 Reason = Literal["expired", "upload"]
+DeletedFor = Literal["expired", "upload", "stray", "unfinished"]
+"""Why a stored object is deleted: what the record says, what no record knows, half a write."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Keeping:
         return identity
 
     def expired(self, tenant: str, job_id: str) -> bool:
-        """Whether this was a job of the tenant and is kept no longer; known for thirty days."""
+        """Whether a job that is not there was the tenant's and ended; known for thirty days."""
         owner = cast(str | None, self._redis.get(f"{KEY_PREFIX}gone:{job_id}"))
         return owner == tenant
 

@@ -252,7 +252,7 @@ def test_a_service_that_asks_for_patience_gets_it(open_a_client: OpenClient) -> 
 
 
 def test_a_text_with_every_kind_of_line_end_arrives_whole(client: Client, picture: bytes) -> None:
-    prompt = "one\u2028two\u0085three\nfour"
+    prompt = "one\u2028two\u2029three\nfour"
     job = client.submit(picture, prompt)
     events = client.events(job.id)
     assert next(events).data["input"]["prompt"] == prompt
