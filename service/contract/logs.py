@@ -25,6 +25,8 @@ from service.contract.tracing import current_trace
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 MASK = "***"
+OURS = ("framepack", "service", "worker")
+"""Packages whose lines below INFO are shown where FRAMEPACK_LOG_LEVEL asks for them."""
 
 _ABOUT: ContextVar[Mapping[str, str | int]] = ContextVar("about", default=MappingProxyType({}))
 
@@ -62,7 +64,10 @@ def configure(settings: Settings, service: str) -> None:
     for before in root.handlers[:]:
         root.removeHandler(before)
     root.addHandler(handler)
-    root.setLevel(settings.log_level)
+    # What others say below INFO is their requests, signatures included.
+    root.setLevel(max(logging.INFO, logging.getLevelName(settings.log_level)))
+    for ours in OURS:
+        logging.getLogger(ours).setLevel(settings.log_level)
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
 
