@@ -192,7 +192,7 @@ def test_what_workers_are_scaled_by_rises_with_work_and_falls_to_nothing(
         return [value for _, value in points]
 
     assert max(backlog()) > 0
-    wait_for(lambda: backlog()[-1] == 0)
+    wait_for(lambda: backlog()[-1] == 0, 20.0)
 
 
 @pytest.mark.slow
