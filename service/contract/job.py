@@ -50,7 +50,8 @@ SCHEMA_VERSION = 2
 """The newest form of a stored job that this code knows.
 
 1: made from a picture, every step computed. 2: without a picture, or with steps left out, which a
-worker that knows only the first form would get wrong: it leaves such a job to others.
+worker that knows only the first form would get wrong, or with metadata or a retention of its own,
+at which it would stumble: it leaves such a job to others.
 """
 MAX_PROMPT_CHARACTERS = 2000
 MAX_LATER_PROMPTS = 20
@@ -269,6 +270,13 @@ class Artifact(BaseModel):
     init_bytes: int | None = None
 
 
+def _known_fields(stored: Any) -> Any:
+    """A stored request without what only a later version knows; users' requests are strict."""
+    if not isinstance(stored, dict):
+        return stored
+    return {name: value for name, value in stored.items() if name in JobRequest.model_fields}
+
+
 class JobSpec(BaseModel):
     """What was accepted. Written once, never changed.
 
@@ -293,7 +301,7 @@ class JobSpec(BaseModel):
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     tenant: str
     priority: Priority = "normal"
-    request: JobRequest
+    request: Annotated[JobRequest, BeforeValidator(_known_fields)]
     image: Artifact | None = None
     schema_version: int = Field(default_factory=lambda known: _oldest_form(known))
     image_size: tuple[int, int] | None = None
@@ -307,11 +315,22 @@ class JobSpec(BaseModel):
     section_cost: float = 1.0
     traceparent: str = ""
 
+    def for_record(self) -> str:
+        """As the record stores it: JSON, without what was not asked for beside the video.
+
+        A worker of an older version may not know such a field, and need not. What decides the
+        video is spelled out, so that no later default changes a job that was accepted.
+        """
+        fields = JobRequest.model_fields
+        plain = {name for name in OF_THE_JOB if getattr(self.request, name) == fields[name].default}
+        return self.model_dump_json(exclude={"request": plain})
+
 
 def _oldest_form(known: dict[str, Any]) -> int:
     """The oldest form that can say what was accepted, so that older workers share in the rest."""
     request: JobRequest = known["request"]
-    return 2 if known["image"] is None or request.quality != "exact" else 1
+    refused = request.metadata or request.retention_seconds is not None
+    return 2 if known["image"] is None or request.quality != "exact" or refused else 1
 
 
 class Progress(BaseModel):

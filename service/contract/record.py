@@ -188,7 +188,7 @@ class Record:
             "submit",
             id=spec.id,
             version=spec.schema_version,
-            spec=spec.model_dump_json(),
+            spec=spec.for_record(),
             tenant=spec.tenant,
             preset=spec.request.preset,
             priority=spec.priority,

@@ -86,17 +86,19 @@ def test_two_versions_share_the_work_and_the_older_leaves_what_it_does_not_know(
 ) -> None:
     fleet = service.fleet
     with frozen(service.render):
+        ordinary = fleet.submit(seconds=0.4, steps=4)
         newer = fleet.submit(pictured=False, order="vanilla", seconds=1.2, steps=4)
         assert fleet.record.spec(newer).schema_version == SCHEMA_VERSION
         with _older_worker(service, tmp_path) as (older, begun):
             fleet.wait_for_step(begun, 1, 10)
             older.send_signal(signal.SIGTERM)
             assert older.wait(30) == 0
+        assert _sampled(fleet, ordinary) == 1, "older code did not take what it knows"
         assert _sampled(fleet, begun) == 2
         assert fleet.record.get(newer).status is JobStatus.QUEUED
 
     fleet.bells.ring(fleet.record.sweep().ring)
-    for job_id in (begun, newer):
+    for job_id in (ordinary, begun, newer):
         assert fleet.wait_for_end(job_id).status is JobStatus.COMPLETED
     assert fleet.video(begun) == undisturbed
 

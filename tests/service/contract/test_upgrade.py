@@ -6,12 +6,13 @@ without the fields that came later; the newer is of a version that this code doe
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from redis import Redis
 
 from service.contract.connections import KEY_PREFIX
-from service.contract.job import SCHEMA_VERSION, JobStatus, Lane
+from service.contract.job import OF_THE_JOB, SCHEMA_VERSION, JobRequest, JobStatus, Lane
 from service.contract.record import Record, RecordPolicy, Task, WorkerIdentity
 from tests.support.jobs import make_artifact, make_spec
 
@@ -86,6 +87,26 @@ def test_a_job_of_a_newer_release_waits_for_a_newer_worker(
     assert record.get(newer.id).status is JobStatus.QUEUED
 
 
+def test_what_was_not_asked_for_is_not_stored(record: Record, redis: Redis) -> None:
+    """An older worker refuses fields it does not know: it must meet them only where they count."""
+    spec = make_spec()
+    record.submit(spec)
+    stored = json.loads(str(redis.hget(f"{KEY_PREFIX}job:{spec.id}", "spec")))
+    assert not stored["request"].keys() & OF_THE_JOB
+    assert record.spec(spec.id) == spec
+    assert spec.schema_version == 1
+
+
+@pytest.mark.parametrize("asked", [{"metadata": {"a": "b"}}, {"retention_seconds": 60}])
+def test_what_older_workers_stumble_at_is_of_a_form_they_leave_alone(
+    record: Record, asked: dict[str, Any]
+) -> None:
+    spec = make_spec(request=JobRequest(prompt="x", preset="tiny", seed=1, **asked))
+    record.submit(spec)
+    assert spec.schema_version == 2
+    assert record.spec(spec.id) == spec
+
+
 def test_fields_that_only_a_newer_release_knows_are_kept(
     record: Record, redis: Redis, claim: Callable[[Lane], Task | None]
 ) -> None:
@@ -93,7 +114,9 @@ def test_fields_that_only_a_newer_release_knows_are_kept(
     record.submit(spec)
     key = f"{KEY_PREFIX}job:{spec.id}"
     stored = json.loads(str(redis.hget(key, "spec")))
-    redis.hset(key, mapping={"spec": json.dumps({**stored, "colour": "red"}), "mood": "good"})
+    request = {**stored["request"], "wish": "more"}
+    newer = {**stored, "colour": "red", "request": request}
+    redis.hset(key, mapping={"spec": json.dumps(newer), "mood": "good"})
     finish(record, claim)
     assert record.get(spec.id).status is JobStatus.COMPLETED
     assert redis.hget(key, "mood") == "good"
