@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from framepack.errors import InvalidRequest
 from framepack.evaluation.appearance import Series, Video, measure_appearance
-from framepack.evaluation.movement import classify_motion, mean_speed, seam_ratio
+from framepack.evaluation.movement import classify_motion, law_shares, mean_speed, seam_ratio
 from framepack.evaluation.statistics import Figures, summarise_series, summarise_values
 from framepack.generation.encode import encode
 from framepack.generation.generate import sampling_settings
@@ -125,13 +125,15 @@ def measure(frames: Video, truth: Video, scene: Scene, window: int, *, control: 
         error = np.square(frames.astype(np.float64) - truth).mean((1, 2, 3)) / 255**2
         series["psnr"] = -10 * np.log10(np.maximum(error, 1e-6))
     true_speed = mean_speed(real.x, real.y)
-    motion = classify_motion(seen.x, seen.y, frames.shape[1])
+    (thing,) = scene.things
+    shares = law_shares(seen.x, seen.y, thing.radius, frames.shape[1])
     return Measured(
         series,
         {
             "seam_ratio": seam_ratio(frames, window),
             "speed_ratio": mean_speed(seen.x, seen.y) / true_speed if true_speed else math.nan,
-            "motion_class": float(motion == scene.things[0].motion),
+            "motion_share": shares[thing.motion],
+            "motion_class": float(classify_motion(shares) == thing.motion),
         },
     )
 
