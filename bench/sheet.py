@@ -1,6 +1,6 @@
-"""What `tiny` makes, to be looked at: a strip of frames and its prompt for each held-out scene.
+"""What `tiny` makes, to be looked at: a strip of frames and its prompt for each of some held-out scenes.
 
-Not a measurement, but made as one is: ``python -m bench sheet docs/world-sheet.jpg``.
+Scenes with one thing, as those that are measured. Made as a measurement is: ``python -m bench sheet docs/world-sheet.jpg``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _strip(models: Models, number: int, order: str) -> np.ndarray:
     """Evenly spaced frames of a video of four sections under its prompt."""
-    scene, config = draw_scene(FIRST_SEED + number), GENERATION_CONFIGS["tiny"]
+    scene, config = draw_scene(FIRST_SEED + number, num_things=1), GENERATION_CONFIGS["tiny"]
     request = GenerationRequest(
         prompt=scene.caption,
         preset="tiny",
