@@ -1,6 +1,6 @@
-"""What `tiny` makes, to be looked at: a strip of frames and its prompt for each of some held-out scenes.
+"""What `tiny` makes, to be looked at: strips of frames of held-out scenes under their prompts.
 
-Scenes with one thing, as those that are measured. Made as a measurement is: ``python -m bench sheet docs/world-sheet.jpg``.
+Scenes with one thing, as those that are measured: ``python -m bench sheet docs/world-sheet.jpg``.
 """
 
 from __future__ import annotations
