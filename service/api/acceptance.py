@@ -25,6 +25,7 @@ from service.api.deps import Services
 from service.api.errors import ApiProblem
 from service.api.images import DecodedImage
 from service.api.quota import seconds_until_room
+from service.api.representation import just_accepted
 from service.api.submission import Submission
 from service.api.webhooks.poster import require_reachable
 from service.contract import tracing
@@ -35,6 +36,7 @@ from service.contract.limits import Quota, QuotaExceeded, ServiceFull
 from service.contract.logs import about
 from service.contract.record import Ring, Submitted
 from service.contract.settings import Settings
+from service.contract.views import JobView
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +118,9 @@ def _saying_when_there_is_room(parts: Services) -> Iterator[None]:
         ) from None
 
 
-async def accept_in_turn(parts: Services, tenant: str, request: Request, read: Reader) -> Accepted:
+async def accept_in_turn(
+    parts: Services, tenant: str, request: Request, read: Reader
+) -> tuple[Accepted, JobView]:
     """Read a submission and accept its job, where not too many wait already. Raises as `accept`.
 
     Args:
@@ -124,12 +128,19 @@ async def accept_in_turn(parts: Services, tenant: str, request: Request, read: R
         tenant: Who asks.
         request: What they sent.
         read: Finds the submission in it.
+
+    Returns:
+        The job, and how it looks then.
     """
     submission = await read_in_turn(parts, request, read)
+
+    def work() -> tuple[Accepted, JobView]:
+        accepted = accept(parts, tenant, submission)
+        # Here, since handing over to another thread costs as much as looking.
+        return accepted, just_accepted(parts, accepted.spec)
+
     with tracing.accepting(request.headers):
-        return await to_thread.run_sync(
-            accept, parts, tenant, submission, limiter=parts.submissions
-        )
+        return await to_thread.run_sync(work, limiter=parts.submissions)
 
 
 async def read_in_turn(parts: Services, request: Request, read: Reader) -> Submission:
@@ -175,7 +186,7 @@ def prepare(parts: Services, tenant: str, submission: Submission) -> tuple[JobSp
     image = None
     if submission.image is not None:
         with parts.metrics.image_seconds.time():
-            image = parts.decoders.decode(submission.image)
+            image = parts.decoders.decode(submission.image, tenant)
     plan = plan_generation(request.to_generation(), image.size if image else None)
     _check_codebook(parts.settings, plan)
     return _spec(tenant, request, plan, image), image.png if image else b""

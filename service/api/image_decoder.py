@@ -1,11 +1,13 @@
-"""The processes that decode uploaded pictures: one that waits, and a fork of it for each picture.
+"""The processes that decode uploaded pictures: one that waits, and its forks, one for each socket.
 
 A picture is the only thing users send whose parsing is complicated, so it is parsed where a bomb or
 a memory error costs nothing: a process without the gateway's environment, with limits on memory,
-time and files, which reads one picture from its socket until the end, answers with one line of
-JSON, followed by the pixels as PNG when they are acceptable, and exits. The process that waits has
-imported what decoding needs and touches no picture, so a fork finds nothing of another's. Run by
-path, so that it imports nothing of this project.
+time and files. It reads a picture from its socket (eight bytes of length, then the picture) and
+answers with one line of JSON, followed by the pixels as PNG when they are acceptable. It may do so
+again, which the line says, for whoever holds the socket; it ends with the first picture that it
+refuses, or when it has done enough. The process that waits has imported what decoding needs and
+touches no picture, so a fork finds nothing of another's. Run by path, so that it imports nothing of
+this project.
 """
 
 from __future__ import annotations
@@ -29,6 +31,12 @@ MIN_SIDE = 64
 MEMORY_BYTES = 1 << 30
 PROCESSOR_SECONDS = 10
 GRACE_SECONDS = 1.0
+LENGTH_BYTES = 8
+MOST_PICTURES = 64
+"""Of one process, of which none was refused: what a decoder leaks stays small."""
+SECONDS_FOR_ANOTHER = 1.0
+MEMORY_FOR_ANOTHER = 128 << 20
+"""A process that has taken more takes no other picture: the next one has nearly all of the time."""
 
 
 class Refused(Exception):  # noqa: N818 - reads as what it is at the raise site
@@ -90,27 +98,37 @@ def to_png(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def answer(body: bytes, out: IO[bytes]) -> None:
-    """Write the answer to one picture: a line of JSON, then the PNG if there is one."""
+def answer(body: bytes, out: IO[bytes], *, last: bool) -> bool:
+    """Write the answer to one picture: a line of JSON, then the PNG if there is one.
+
+    Returns:
+        Whether this process takes another picture, which the line says as `more`.
+    """
     try:
         image = decode(body)
         png = to_png(image)
-        header = {"width": image.width, "height": image.height, "png_bytes": len(png)}
     except Refused as refused:
         out.write(json.dumps({"refused": str(refused)}).encode() + b"\n")
-        return
+        return False
+    more = not last and not _has_done_enough()
+    header = {"width": image.width, "height": image.height, "png_bytes": len(png), "more": more}
     out.write(json.dumps(header).encode() + b"\n")
     out.write(png)
+    return more
 
 
-def limit_this_process(seconds: float = PROCESSOR_SECONDS) -> None:
+def _has_done_enough() -> bool:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds, memory = used.ru_utime + used.ru_stime, used.ru_maxrss << 10
+    return seconds > SECONDS_FOR_ANOTHER or memory > MEMORY_FOR_ANOTHER
+
+
+def limit_this_process() -> None:
     """Bound memory, time and what can be written, for good."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Nobody waits for longer; the alarm's default is to end the process.
-    signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
 
 
 def serve(control: socket.socket, seconds: float) -> None:
@@ -122,22 +140,36 @@ def serve(control: socket.socket, seconds: float) -> None:
             return
         if os.fork() == 0:
             control.close()
-            _decode_one(descriptors[0], seconds)
+            _decode_for(descriptors[0], seconds)
         os.close(descriptors[0])
 
 
-def _decode_one(descriptor: int, seconds: float) -> NoReturn:
-    """What a fork does: the one picture on its socket."""
+def _decode_for(descriptor: int, seconds: float) -> NoReturn:
+    """What a fork does: the pictures on its socket, of one owner."""
     status = 1
     try:
-        limit_this_process(seconds)
+        limit_this_process()
         with socket.socket(fileno=descriptor) as line:
-            body = line.makefile("rb").read()
-            with line.makefile("wb") as out:
-                answer(body, out)
+            asked, out = line.makefile("rb"), line.makefile("wb")
+            left = MOST_PICTURES
+            while left and _decode_next(asked, out, seconds, last=left == 1):
+                left -= 1
         status = 0
     finally:
         os._exit(status)
+
+
+def _decode_next(asked: IO[bytes], out: IO[bytes], seconds: float, *, last: bool) -> bool:
+    """Wait for a picture and answer; whether to wait for another."""
+    length = asked.read(LENGTH_BYTES)
+    if len(length) < LENGTH_BYTES:
+        return False
+    # Nobody waits for longer; the alarm's default is to end the process.
+    signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
+    more = answer(asked.read(int.from_bytes(length)), out, last=last)
+    out.flush()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return more
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
-"""Uploaded pictures, each decoded in a limited process of its own.
+"""Uploaded pictures, each decoded in a limited process that sees no other tenant's.
 
-A picture gets a process (`image_decoder.py`), so that one tenant's picture can never reach
-another's and whatever a decoder leaks goes with it. Starting Python and Pillow takes longer than
-decoding a usual picture, so one process does that once and forks for each picture, whose bytes it
-never sees: they go from here to the fork over a socket that is handed on.
+A tenant's pictures get processes of their own (`image_decoder.py`), so that one tenant's picture
+can never reach another's, and the process ends with the first picture that is refused. Starting
+Python and Pillow takes longer than decoding a usual picture, so one process does that once and
+forks; it never sees a picture's bytes, which go from here to the fork over a socket that is handed
+on. A fork costs ten times a usual picture, too, so it stays for the tenant's next one.
 """
 
 from __future__ import annotations
@@ -20,11 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from service.api.image_decoder import LENGTH_BYTES
+
 log = logging.getLogger(__name__)
 
 MAX_IMAGE_BYTES = 10 * 1024 * 1024
 SECONDS_TO_DECODE = 10.0
 SECONDS_TO_WAIT = 20.0
+MOST_IDLE = 4
+"""Decoders that stay for their tenants' next pictures, about ten MiB each."""
+_MOST_HEADER_BYTES = 4096
+_MOST_PNG_BYTES = 64 * 1024 * 1024
+"""More than the largest picture has without compression."""
 _PROGRAM = Path(__file__).with_name("image_decoder.py")
 
 
@@ -57,6 +65,7 @@ class ImageDecoders:
         self._free = threading.BoundedSemaphore(limit)
         self._lock = threading.Lock()
         self._server: _ForkServer | None = None
+        self._idle: list[_Decoder] = []
 
     def __enter__(self) -> ImageDecoders:
         self._running()
@@ -69,12 +78,19 @@ class ImageDecoders:
         trace: TracebackType | None,
     ) -> None:
         with self._lock:
+            for decoder in self._idle:
+                decoder.line.close()
+            self._idle = []
             if self._server is not None:
                 self._server.end()
             self._server = None
 
-    def decode(self, body: bytes) -> DecodedImage:
+    def decode(self, body: bytes, owner: str) -> DecodedImage:
         """Decode one picture. Blocks, so call it in a thread.
+
+        Args:
+            body: The file.
+            owner: The tenant; a process decodes pictures of one only.
 
         Raises:
             ImageRefused: Says which rule the picture breaks.
@@ -83,9 +99,59 @@ class ImageDecoders:
         if not self._free.acquire(timeout=SECONDS_TO_WAIT):
             raise DecodersBusy
         try:
-            return self._read(self._answer(body))
+            answer = self._answer(body, owner)
         finally:
             self._free.release()
+        if answer.refused is not None:
+            raise ImageRefused(answer.refused)
+        if answer.image is None:
+            log.warning("an image decoder died at its picture")
+            raise ImageRefused("The picture cannot be decoded within the limits.")
+        return answer.image
+
+    def _answer(self, body: bytes, owner: str) -> _Answer:
+        deadline = time.monotonic() + self._seconds
+        waiting = self._take(owner)
+        if waiting is not None:
+            answer = self._ask(waiting, body, deadline)
+            if answer != _NOTHING:
+                return answer
+            # It may have died while it waited, which would not be this picture's fault.
+        server = self._running()
+        answer = self._ask(_Decoder(owner, server.fork()), body, deadline)
+        if answer == _NOTHING and not server.alive:
+            raise DecodersBusy
+        return answer
+
+    def _ask(self, decoder: _Decoder, body: bytes, deadline: float) -> _Answer:
+        """What a decoder says about a picture; it is kept if it takes another."""
+        answer = _NOTHING
+        try:
+            _send(decoder.line, body, deadline)
+            answer = _receive(decoder.line, deadline)
+        except TimeoutError:
+            raise ImageRefused("Decoding the picture takes too long.") from None
+        finally:
+            if answer.more:
+                self._keep(decoder)
+            else:
+                decoder.line.close()
+        return answer
+
+    def _take(self, owner: str) -> _Decoder | None:
+        """A decoder that waits for a picture of an owner."""
+        with self._lock:
+            found = next((each for each in self._idle if each.owner == owner), None)
+            if found is not None:
+                self._idle.remove(found)
+            return found
+
+    def _keep(self, decoder: _Decoder) -> None:
+        """Let a decoder wait; too many wait no longer, the first one goes."""
+        with self._lock:
+            self._idle.append(decoder)
+            if len(self._idle) > MOST_IDLE:
+                self._idle.pop(0).line.close()
 
     def _running(self) -> _ForkServer:
         """The fork server; a new one in the place of one that died."""
@@ -98,33 +164,29 @@ class ImageDecoders:
                 self._server = _ForkServer(self._seconds)
             return self._server
 
-    def _answer(self, body: bytes) -> bytes:
-        """What a fork says about a picture. Empty if it died."""
-        deadline = time.monotonic() + self._seconds
-        server = self._running()
-        try:
-            with server.fork() as line:
-                _send(line, body, deadline)
-                answer = _receive(line, deadline)
-        except TimeoutError:
-            raise ImageRefused("Decoding the picture takes too long.") from None
-        if not answer and not server.alive:
-            # Not this picture's fault, as far as anybody knows.
-            raise DecodersBusy
-        return answer
 
-    def _read(self, answer: bytes) -> DecodedImage:
-        line, _, png = answer.partition(b"\n")
-        try:
-            header = json.loads(line)
-        except ValueError:
-            header = {}
-        if "refused" in header:
-            raise ImageRefused(header["refused"])
-        if header.get("png_bytes") != len(png):
-            log.warning("an image decoder died at its picture")
-            raise ImageRefused("The picture cannot be decoded within the limits.")
-        return DecodedImage(png=png, size=(header["height"], header["width"]))
+@dataclass(frozen=True, eq=False)
+class _Decoder:
+    """A process that decodes pictures of one owner; it ends when its line is closed."""
+
+    owner: str
+    line: socket.socket
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What came of a picture: an image, a reason against it, or nothing from a decoder that died.
+
+    Attributes:
+        more: Whether the decoder takes another.
+    """
+
+    image: DecodedImage | None = None
+    refused: str | None = None
+    more: bool = False
+
+
+_NOTHING = _Answer()
 
 
 class _ForkServer:
@@ -166,20 +228,37 @@ def _send(line: socket.socket, body: bytes, deadline: float) -> None:
     line.settimeout(_left(deadline))
     # A decoder that died before it had read all is found out by its missing answer.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        line.sendall(body)
-        line.shutdown(socket.SHUT_WR)
+        line.sendall(len(body).to_bytes(LENGTH_BYTES) + body)
 
 
-def _receive(line: socket.socket, deadline: float) -> bytes:
-    pieces = []
-    with contextlib.suppress(ConnectionResetError):
-        while True:
-            line.settimeout(_left(deadline))
-            piece = line.recv(1 << 20)
-            if not piece:
-                break
-            pieces.append(piece)
-    return b"".join(pieces)
+def _receive(line: socket.socket, deadline: float) -> _Answer:
+    """An answer, whole or none. A decoder may have been taken over: what it says is checked."""
+    received = bytearray()
+    try:
+        while b"\n" not in received and len(received) <= _MOST_HEADER_BYTES:
+            received += _piece(line, deadline)
+        head, _, _ = received.partition(b"\n")
+        said = json.loads(head)
+        if "refused" in said:
+            return _Answer(refused=str(said["refused"]))
+        size, length = (int(said["height"]), int(said["width"])), int(said["png_bytes"])
+        whole = len(head) + 1 + length
+        while len(received) < whole <= _MOST_PNG_BYTES:
+            received += _piece(line, deadline)
+    except (EOFError, ConnectionResetError, ValueError, TypeError, KeyError, RecursionError):
+        return _NOTHING
+    if len(received) != whole:
+        return _NOTHING
+    return _Answer(DecodedImage(bytes(received[len(head) + 1 :]), size), more=bool(said["more"]))
+
+
+def _piece(line: socket.socket, deadline: float) -> bytes:
+    """Some bytes. Raises EOFError, TimeoutError."""
+    line.settimeout(_left(deadline))
+    piece = line.recv(1 << 20)
+    if not piece:
+        raise EOFError
+    return piece
 
 
 def _left(deadline: float) -> float:

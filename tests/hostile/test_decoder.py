@@ -1,4 +1,4 @@
-"""The process that decodes one picture: what it could reach, and that it ends in time."""
+"""The process that decodes pictures: what it could reach, and that it ends in time."""
 
 import os
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def decoding(body: bytes) -> Iterator[int]:
     with ImageDecoders(limit=1, seconds=SECONDS) as decoders, ThreadPoolExecutor(1) as pool:
         assert decoders._server is not None
         server = decoders._server.process.pid
-        answer = pool.submit(decoders.decode, body)
+        answer = pool.submit(decoders.decode, body, "a tenant")
         wait_for(lambda: children_of(server))
         (child,) = children_of(server)
         yield child

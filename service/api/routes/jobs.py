@@ -91,10 +91,12 @@ async def submit_job(
     if dry_run:
         forecast = await forecast_in_turn(parts, asking, request)
         return JSONResponse(forecast.model_dump(mode="json"))
-    accepted = await accept_in_turn(parts, asking, request, read_submission)
-    with suppress(JobNotFound, RecordUnreadable, RedisError):  # accepted it is, whatever comes now
-        await wait_for_end(parts, request, accepted.spec.id, wait)
-    view = await run_in_threadpool(just_accepted, parts, accepted.spec)
+    accepted, view = await accept_in_turn(parts, asking, request, read_submission)
+    if wait:
+        # Accepted it is, whatever comes now.
+        with suppress(JobNotFound, RecordUnreadable, RedisError):
+            await wait_for_end(parts, request, accepted.spec.id, wait)
+        view = await run_in_threadpool(just_accepted, parts, accepted.spec)
     headers = {"Location": view.links.self, **applied(wait), **quota_headers(accepted.quota)}
     if accepted.replayed:
         headers["Idempotency-Replayed"] = "true"

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
-from starlette.concurrency import run_in_threadpool
 
 from service.api.acceptance import accept_in_turn
 from service.api.deps import OwnedJob, TheServices, TheTenant
@@ -24,7 +23,7 @@ from service.api.openai_dialect import (
 )
 from service.api.quota import QUOTA_HEADERS, quota_headers
 from service.api.removal import remove
-from service.api.representation import job_view, just_accepted
+from service.api.representation import job_view
 from service.api.routes.listing import Limit, Order, job_views
 from service.api.routes.video import link_to_video
 from service.contract.views import JobView
@@ -50,8 +49,8 @@ async def create_video(request: Request, asking: TheTenant, parts: TheServices) 
     `model` is one of this service's presets; fields of `POST /jobs` are taken as well. Of `size`
     the nearest shape that the model makes is taken, without it the picture's: the answer tells.
     """
-    accepted = await accept_in_turn(parts, asking, request, read_creation)
-    answer = _answer(await run_in_threadpool(just_accepted, parts, accepted.spec))
+    accepted, view = await accept_in_turn(parts, asking, request, read_creation)
+    answer = _answer(view)
     answer.headers.update(quota_headers(accepted.quota))
     return answer
 

@@ -3,9 +3,11 @@
 import io
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +17,10 @@ import pytest
 from PIL import Image
 
 from service.api import image_decoder
-from service.api.images import DecodedImage, ImageDecoders, ImageRefused
+from service.api.images import MOST_IDLE, DecodedImage, ImageDecoders, ImageRefused, _receive
 from tests.support.processes import alive, children_of, wait_for
+
+OWNER = "a tenant"
 
 
 @pytest.fixture(autouse=True)
@@ -55,13 +59,13 @@ def colour(image: Image.Image, x: int, y: int) -> tuple[int, int, int]:
 
 def refusal(decoders: ImageDecoders, body: bytes) -> str:
     with pytest.raises(ImageRefused) as refused:
-        decoders.decode(body)
+        decoders.decode(body, OWNER)
     return str(refused.value)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_allowed_formats_become_rgb_png(decoders: ImageDecoders, kind: str) -> None:
-    decoded = decoders.decode(encoded(halves(), kind))
+    decoded = decoders.decode(encoded(halves(), kind), OWNER)
     image = pixels(decoded)
     assert decoded.size == (64, 96)
     assert (image.mode, image.size) == ("RGB", (96, 64))
@@ -72,7 +76,7 @@ def test_allowed_formats_become_rgb_png(decoders: ImageDecoders, kind: str) -> N
 
 def test_lossless_pixels_survive_exactly(decoders: ImageDecoders) -> None:
     noise = Image.frombytes("RGB", (70, 80), os.urandom(70 * 80 * 3))
-    assert pixels(decoders.decode(encoded(noise, "PNG"))).tobytes() == noise.tobytes()
+    assert pixels(decoders.decode(encoded(noise, "PNG"), OWNER)).tobytes() == noise.tobytes()
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM"])
@@ -93,7 +97,7 @@ def test_a_truncated_picture_is_refused(decoders: ImageDecoders) -> None:
 def test_sides_have_limits(decoders: ImageDecoders) -> None:
     assert "4096x4096" in refusal(decoders, encoded(Image.new("L", (4097, 64)), "PNG"))
     assert "at least 64" in refusal(decoders, encoded(Image.new("L", (63, 500)), "PNG"))
-    assert decoders.decode(encoded(Image.new("L", (4096, 64)), "PNG")).size == (64, 4096)
+    assert decoders.decode(encoded(Image.new("L", (4096, 64)), "PNG"), OWNER).size == (64, 4096)
 
 
 def test_a_decompression_bomb_is_refused_by_its_header(decoders: ImageDecoders) -> None:
@@ -114,7 +118,7 @@ def test_orientation_is_applied_and_metadata_dropped(decoders: ImageDecoders) ->
     exif[0x0112] = 6  # rotate by 90 degrees clockwise to see it upright
     exif[0x010E] = "somebody's garden"
     body = encoded(halves(), "JPEG", exif=exif.tobytes(), quality=95)
-    decoded = decoders.decode(body)
+    decoded = decoders.decode(body, OWNER)
     image = pixels(decoded)
     assert decoded.size == (96, 64)
     assert colour(image, 30, 10)[0] > 200
@@ -125,13 +129,13 @@ def test_orientation_is_applied_and_metadata_dropped(decoders: ImageDecoders) ->
 
 def test_bytes_after_the_picture_are_dropped(decoders: ImageDecoders) -> None:
     body = encoded(halves(), "PNG") + b"<script>alert(1)</script>"
-    assert b"script" not in decoders.decode(body).png
+    assert b"script" not in decoders.decode(body, OWNER).png
 
 
 def test_only_the_first_frame_of_an_animation_is_used(decoders: ImageDecoders) -> None:
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("lime", "black")]
     body = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
-    assert pixels(decoders.decode(body)).getpixel((5, 5)) == (0, 255, 0)
+    assert pixels(decoders.decode(body, OWNER)).getpixel((5, 5)) == (0, 255, 0)
 
 
 def test_sixteen_bit_grey_is_scaled() -> None:
@@ -163,24 +167,109 @@ def test_a_server_that_died_while_waiting_is_replaced() -> None:
         first = server_of(decoders)
         os.kill(first, signal.SIGKILL)
         wait_for(lambda: not alive(first))
-        assert decoders.decode(encoded(halves(), "PNG")).size == (64, 96)
+        assert decoders.decode(encoded(halves(), "PNG"), OWNER).size == (64, 96)
         assert server_of(decoders) != first
 
 
-def test_a_child_that_dies_at_work_costs_only_its_picture() -> None:
+def children(decoders: ImageDecoders) -> set[int]:
+    """The processes that decode."""
+    return set(children_of(server_of(decoders)))
+
+
+@pytest.fixture
+def alone() -> Iterator[ImageDecoders]:
+    """One decoder at a time."""
+    with ImageDecoders(limit=1) as decoders:
+        yield decoders
+
+
+def decoder_of(decoders: ImageDecoders, owner: str) -> int:
+    """Decode for somebody; the process that waits for their next picture."""
+    before = children(decoders)
+    decoders.decode(encoded(halves(), "PNG"), owner)
+    (decoder,) = children(decoders) - before
+    return decoder
+
+
+def test_a_child_that_dies_at_work_costs_only_its_picture(alone: ImageDecoders) -> None:
     slow = encoded(Image.frombytes("RGB", (1600, 1600), os.urandom(1600 * 1600 * 3)), "PNG")
-    with ImageDecoders(limit=1) as decoders, ThreadPoolExecutor(1) as pool:
-        decoders.decode(encoded(halves(), "PNG"))
-        server = server_of(decoders)
-        wait_for(lambda: not children_of(server))
-        answer = pool.submit(decoders.decode, slow)
-        wait_for(lambda: children_of(server))
-        (child,) = children_of(server)
+    server = server_of(alone)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(alone.decode, slow, OWNER)
+        wait_for(lambda: children(alone))
+        (child,) = children(alone)
         os.kill(child, signal.SIGKILL)
         with pytest.raises(ImageRefused, match="within the limits"):
             answer.result()
-        assert decoders.decode(encoded(halves(), "PNG")).size == (64, 96)
-        assert server_of(decoders) == server
+    assert alone.decode(encoded(halves(), "PNG"), OWNER).size == (64, 96)
+    assert server_of(alone) == server
+
+
+def test_a_decoder_stays_for_pictures_of_the_same_tenant_only(alone: ImageDecoders) -> None:
+    first = decoder_of(alone, "first")
+    second = decoder_of(alone, "second")
+    assert first != second
+    for _ in range(3):
+        alone.decode(encoded(halves(), "PNG"), "first")
+        alone.decode(encoded(halves(), "JPEG"), "second")
+    assert children(alone) == {first, second}
+
+
+def test_a_refused_picture_is_the_last_of_its_decoder(alone: ImageDecoders) -> None:
+    decoder = decoder_of(alone, OWNER)
+    refusal(alone, b"no picture")
+    wait_for(lambda: not alive(decoder))
+
+
+def test_a_decoder_ends_after_enough_pictures(alone: ImageDecoders) -> None:
+    body = encoded(halves(), "PNG")
+    decoder = decoder_of(alone, OWNER)
+    for _ in range(image_decoder.MOST_PICTURES - 1):
+        assert children(alone) == {decoder}
+        alone.decode(body, OWNER)
+    wait_for(lambda: not alive(decoder))
+    assert alone.decode(body, OWNER).size == (64, 96)
+
+
+def test_a_decoder_that_took_much_takes_no_other_picture(alone: ImageDecoders) -> None:
+    alone.decode(encoded(Image.new("RGB", (4096, 4096), "teal"), "JPEG"), OWNER)
+    wait_for(lambda: not children(alone))
+
+
+def test_a_decoder_that_died_while_waiting_costs_no_picture(alone: ImageDecoders) -> None:
+    os.kill(decoder_of(alone, OWNER), signal.SIGKILL)
+    assert alone.decode(encoded(halves(), "PNG"), OWNER).size == (64, 96)
+
+
+def test_only_so_many_decoders_wait(alone: ImageDecoders) -> None:
+    first = decoder_of(alone, "0")
+    for number in range(1, MOST_IDLE + 1):
+        alone.decode(encoded(halves(), "PNG"), str(number))
+    wait_for(lambda: not alive(first))
+    assert len(children(alone)) == MOST_IDLE
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"no json\n",
+        b"[" * 4000 + b"\n",
+        b"9" * 5000,
+        b"[]\n",
+        b'{"width": 64, "height": 64, "png_bytes": 3, "more": true}\nab',
+        b'{"width": 64, "height": 64, "png_bytes": 1, "more": true}\nab',
+        b'{"width": 64, "height": 64, "png_bytes": -9, "more": true}\n',
+        b'{"width": 64, "height": 64, "png_bytes": 99999999999, "more": true}\n',
+    ],
+)
+def test_a_decoder_that_was_taken_over_is_not_believed(said: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(said)
+        theirs.shutdown(socket.SHUT_WR)
+        answer = _receive(ours, time.monotonic() + 5)
+    assert (answer.image, answer.refused, answer.more) == (None, None, False)
 
 
 def test_nothing_of_it_outlives_the_gateway() -> None:
@@ -196,13 +285,13 @@ def test_nothing_of_it_outlives_the_gateway() -> None:
 def test_more_pictures_than_decoders_all_get_through(decoders: ImageDecoders) -> None:
     body = encoded(halves(), "PNG")
     with ThreadPoolExecutor(6) as pool:
-        sizes = [decoded.size for decoded in pool.map(decoders.decode, [body] * 6)]
+        sizes = [decoded.size for decoded in pool.map(decoders.decode, [body] * 6, [OWNER] * 6)]
     assert sizes == [(64, 96)] * 6
 
 
 def test_the_largest_picture_fits_into_the_limits(decoders: ImageDecoders) -> None:
     body = encoded(Image.new("RGB", (4096, 4096), "teal"), "JPEG")
-    assert decoders.decode(body).size == (4096, 4096)
+    assert decoders.decode(body, OWNER).size == (4096, 4096)
 
 
 def test_a_decoder_cannot_take_much_memory() -> None:
