@@ -39,7 +39,7 @@ COUNTED = {
 SECONDS_TO_SWEEP = 60.0
 """After a run, until whatever nothing refers to must be gone; several times the age it needs."""
 
-WRONG = ("lost", "double", "leaks", "wrong_bytes", "redone_sections", "orphans")
+WRONG = ("lost", "double", "unheard", "leaks", "wrong_bytes", "redone_sections", "orphans")
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,25 @@ class Checker:
             yield from self._of_job(job_id, request)
         for entry in self._all("leak"):
             yield Finding("leaks", f"{entry['job']} gave its video while {entry['status']}")
+        for job_id in self.accepted.keys() - {e["job"] for e in self._all("result")}:
+            yield Finding("lost", f"{job_id}: its client heard of no end")
         for entry in self._all("result"):
+            yield from self._of_hearer(entry)
             wanted = self.expected[self.accepted[entry["job"]]]
             if entry["status"] == "completed" and entry["sha256"] != wanted:
                 yield Finding("wrong_bytes", f"{entry['job']}: its client got other bytes")
         yield from self.orphans()
 
     def counts(self) -> dict[str, int]:
-        """What was done to the service."""
+        """What was done to the service, and how many tasks were begun again because of it."""
         return {
             "jobs": len(self.accepted),
             **{name: len(self._all(what)) for name, what in COUNTED.items()},
+            "retries": sum(
+                event.type == events.RETRYING
+                for job_id in self.accepted
+                for event in eventlog.read(self.redis, job_id)
+            ),
         }
 
     def _all(self, what: str) -> list[Entry]:
@@ -106,6 +114,15 @@ class Checker:
         found = hashlib.sha256(self.storage.get(job.video.key)).hexdigest()
         if found != expected or found != job.video.sha256:
             yield Finding("wrong_bytes", f"{job.id}: its stored video is not the undisturbed one")
+
+    def _of_hearer(self, result: Entry) -> Iterator[Finding]:
+        """Whoever listened heard every event once and in order, however often it had to come back.
+
+        Not of a job that has no events: that it is lost is told already.
+        """
+        told = [event.sequence for event in eventlog.read(self.redis, result["job"])]
+        if told and result["heard"] != told:
+            yield Finding("unheard", f"{result['job']}: {result['heard']} of {told}")
 
     def orphans(self) -> Iterator[Finding]:
         """Objects that no record names: neither artifacts nor anything of a job that exists.

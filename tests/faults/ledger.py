@@ -5,11 +5,12 @@
 | reference | request, sha256: of the undisturbed video |
 | acknowledged | job, request: the client has its 202 |
 | control | job, action: a client cancelled it |
-| kill, freeze | role, pid |
+| kill, freeze | role, pid; seconds of a freeze |
 | redis_kill | pid, seconds: away for so long |
 | storage_fault | method, fault |
+| clock_jump | role, pid, ahead: seconds |
 | leak | job, status: the video was served while the job had not completed |
-| result | job, status, sha256: what the client fetched in the end |
+| result | job, status, sha256: what the client fetched in the end; heard: numbers of the events |
 """
 
 from __future__ import annotations

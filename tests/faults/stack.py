@@ -73,7 +73,9 @@ class WorkerProcess:
         return self._worker.process.is_alive()
 
     def serves(self) -> bool:
-        """Whether it has its models and listens."""
+        """Whether it has its models and listens, and is not dead without a successor yet."""
+        if not self.alive():
+            return False
         with self._log.open("rb") as file:
             file.seek(self._began)
             return b" serves " in file.read()

@@ -15,15 +15,13 @@ from service.contract.record import Record
 from service.contract.settings import Settings
 from service.contract.storage import open_storage
 from tests.faults.chaos import Chaos, Run
-from tests.faults.checker import SECONDS_TO_SWEEP, WRONG, check
+from tests.faults.checker import COUNTED, SECONDS_TO_SWEEP, WRONG, check
 from tests.faults.ledger import Ledger, read
 from tests.faults.stack import ServiceStack
 
 pytestmark = pytest.mark.slow
 
 SEED, SECONDS = 7410, 15
-"""Of a run with every kind of fault: dead workers of both lanes, a dead gateway, frozen ones, Redis
-away, a storage that fails, clocks that jump."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,8 @@ def test_nothing_accepted_is_lost_or_made_twice(done: Done) -> None:
     findings, counts = check(done.ledger, done.settings, patience=SECONDS_TO_SWEEP)
     assert findings == []
     assert counts["jobs"] >= 4
-    assert counts["kills"] >= 2
-    assert counts["clock_jumps"] >= 1
-    assert counts["redis_kills"] >= 1
+    assert counts["kills"] >= 2  # a worker, the gateway
+    assert min(counts[kind] for kind in COUNTED) >= 1
     assert all(counts[kind] == 0 for kind in WRONG)
 
 
@@ -82,7 +79,7 @@ def test_the_checker_sees_what_must_not_be(done: Done) -> None:
         (last, fields) = told[0]
         following = int(str(last).partition("-")[0]) + 1
         redis.xadd(stream, fields, id=f"{following}-0")
-        wrongs["double"] += 1
+        wrongs += Counter(double=1, unheard=1)
         assert done.wrong() == wrongs
 
         again = {**fields, "type": events.SECTION_SAMPLED, "data": '{"section": 0}'}
@@ -98,3 +95,9 @@ def test_the_checker_sees_what_must_not_be(done: Done) -> None:
 
         redis.delete(key)
         assert done.wrong()["lost"] == 1
+
+        results = [line for line in done.ledger.read_text().splitlines() if '"result"' in line]
+        assert len(results) >= 4
+        told = done.ledger.read_text()
+        done.ledger.write_text(told.replace(results[0] + "\n", ""))
+        assert done.wrong()["lost"] == 2
