@@ -1,15 +1,30 @@
-"""A worker's metrics. Labels hold only values of small closed sets, never an id or a prompt."""
+"""A worker's metrics. Labels hold only values of small closed sets, never an id or a prompt.
+
+Each value is there from the start, with a zero: the first event of a series that was not there
+before is invisible to a query over a window.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    start_http_server,
+)
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+
+from service.contract.job import Lane
+from service.contract.job_problems import RETRIED
+from service.contract.task import TaskKind
 
 _STEP_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 10.0, 30.0)
 _STAGE_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0)
@@ -22,12 +37,26 @@ _GPU_MEMORY = {
     "peak": "Most GPU memory that tensors held since the last task began.",
 }
 STATES = ("loading", "idle", "working", "draining")
+OUTCOMES = ("committed", "cancelled", "drained", "lost", "invalid_request", *RETRIED)
+"""How a task can end: the codes are of what fails."""
+
+KINDS: Mapping[Lane, Sequence[TaskKind]] = {
+    Lane.RENDER: ("encode", "sample"),
+    Lane.DELIVER: ("decode", "finish"),
+}
+STAGES: Mapping[Lane, Sequence[str]] = {
+    Lane.RENDER: ("encode", "dit", "upload"),
+    Lane.DELIVER: ("vae", "mp4", "mux", "upload"),
+}
+"""What a task's time is made of, see `Attempt.stage`."""
 
 
 class WorkerMetrics:
     """One registry for one process."""
 
     def __init__(self) -> None:
+        # As many series again, and nobody asks for them.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -110,6 +139,24 @@ class WorkerMetrics:
         self._gpu_memory = {
             kind: gauge(f"framepack_vram_{kind}_bytes", text) for kind, text in _GPU_MEMORY.items()
         }
+
+    def expect(self, lane: Lane, presets: Sequence[str]) -> None:
+        """Begin with zeros for all that a lane's process counts of its presets."""
+        for preset in presets:
+            for kind in KINDS[lane]:
+                self.task_seconds.labels(preset, kind)
+                for outcome in OUTCOMES:
+                    self.tasks.labels(preset, kind, outcome)
+            for stage in STAGES[lane]:
+                self.section_seconds.labels(preset, stage)
+            if lane is Lane.RENDER:
+                for metric in (
+                    self.step_seconds,
+                    self.model_flops,
+                    self.cache_skipped,
+                    self.seconds_per_frame,
+                ):
+                    metric.labels(preset)
 
     @contextmanager
     def stage(self, preset: str, stage: str) -> Iterator[None]:

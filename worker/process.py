@@ -53,9 +53,10 @@ def run_lane(lane: Lane, settings: WorkerSettings) -> int:
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
     metrics = WorkerMetrics()
+    metrics.expect(lane, settings.presets)
+    metrics.now(lane, "loading")
     if settings.metrics_port is not None:
         metrics.serve(settings.metrics_host, settings.metrics_port)
-    metrics.now(lane, "loading")
     try:
         device = choose_device(settings.device, settings.expect_device, settings.presets)
         metrics.peak_flops.set(peak_flops(device, settings.device_tflops))

@@ -46,6 +46,12 @@ def rate(metric: str, by: str, matching: str = "", across: str = "sum") -> str:
     return f"{across} by ({by}) (rate({metric}{{{matching}}}[{WINDOW}]))"
 
 
+def seen(metric: str, by: str, matching: str = "") -> str:
+    """Events a second, by labels, without the many label values that nothing was counted for."""
+    counted = f"sum by ({by}) (increase({metric}{{{matching}}}[$__range])) > 0"
+    return f"{rate(metric, by, matching)} and on ({by}) ({counted})"
+
+
 def quantile(q: float, metric: str, by: str = "preset", across: str = "sum") -> str:
     """A quantile of a histogram, by labels."""
     matching = PRESET if "preset" in by else ""
@@ -188,7 +194,7 @@ WORKERS = Dashboard(
         ),
         Panel(
             "Tasks by outcome", "ops",
-            [(rate("framepack_tasks_total", "kind, outcome", PRESET), "{{kind}} {{outcome}}")],
+            [(seen("framepack_tasks_total", "kind, outcome", PRESET), "{{kind}} {{outcome}}")],
         ),
         Panel("Leases lost", "ops", [(rate("framepack_leases_lost_total", "instance"), "{{instance}}")]),
         Panel(
@@ -247,14 +253,14 @@ API = Dashboard(
     "FramePack / API",
     [
         Panel("Requests", "reqps",
-              [(rate("framepack_http_requests_total", ROUTE), "{{method}} {{route}}")]),
+              [(seen("framepack_http_requests_total", ROUTE), "{{method}} {{route}}")]),
         Panel("Answers by status", "reqps",
-              [(rate("framepack_http_requests_total", "status"), "{{status}}")]),
+              [(seen("framepack_http_requests_total", "status"), "{{status}}")]),
         ERRORS,
         Panel("Time until the answer begins, p50", "s",
-              [(quantile(0.5, "framepack_http_request_seconds", ROUTE), "{{method}} {{route}}")]),
+              [(quantile(0.5, "framepack_http_request_seconds", ROUTE) + " >= 0", "{{method}} {{route}}")]),
         Panel("Time until the answer begins, p99", "s",
-              [(quantile(0.99, "framepack_http_request_seconds", ROUTE), "{{method}} {{route}}")]),
+              [(quantile(0.99, "framepack_http_request_seconds", ROUTE) + " >= 0", "{{method}} {{route}}")]),
         Panel("Requests in progress", "short",
               [("sum by (instance) (framepack_http_requests_in_progress)", "{{instance}}")]),
         Panel("Event streams", "short", [("sum by (instance) (framepack_sse_clients)", "{{instance}}")]),

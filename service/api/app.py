@@ -93,6 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
         page,
     ):
         app.include_router(module.router)
+        parts.metrics.expect(module.router.routes)
     app.mount("/page", page.page_files())
     errors.install(app)
     complete_document(app)

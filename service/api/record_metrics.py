@@ -19,7 +19,14 @@ from prometheus_client.registry import Collector
 from redis import Redis
 from redis.exceptions import RedisError
 
-from service.contract.census import Census, Durations, Labels, take_census
+from service.contract.census import (
+    BOUNDS,
+    RETRY_REASONS,
+    Census,
+    Durations,
+    Labels,
+    take_census,
+)
 from service.contract.job import JobStatus, Lane
 
 log = logging.getLogger(__name__)
@@ -37,7 +44,8 @@ class RecordCollector(Collector):
 
     Args:
         redis: The record's server.
-        presets: Shown even before they have a job, so that a query finds a zero and not nothing.
+        presets: All that is counted of them is shown even before they have a job, each with a zero:
+            the first event of a series that was not there before is invisible to `rate`.
     """
 
     def __init__(self, redis: Redis, presets: Sequence[str]) -> None:
@@ -58,7 +66,12 @@ class RecordCollector(Collector):
             up.add_metric((), 0)
             return [up]
         up.add_metric((), 1)
-        return [up, *self._gauges(census), *self._counters(census), *_histograms(census)]
+        return [
+            up,
+            *self._gauges(census),
+            *self._counters(census),
+            *self._histograms(census),
+        ]
 
     def _gauges(self, census: Census) -> Iterable[Metric]:
         jobs = _gauge("framepack_open_jobs", "Jobs that have not ended.", "preset", "status")
@@ -82,7 +95,7 @@ class RecordCollector(Collector):
         for preset in self._presets:
             zeros |= {("ended", outcome, preset): 0 for outcome in _OUTCOMES}
             zeros |= {("accepted", preset): 0, ("section", preset): 0}
-            zeros[("retry", "worker_lost", preset)] = 0
+            zeros |= {("retry", reason, preset): 0 for reason in RETRY_REASONS}
         ended = _counter("framepack_jobs", "Jobs that have ended.", "outcome", "preset")
         accepted = _counter("framepack_jobs_accepted", "Accepted jobs.", "preset")
         sections = _counter("framepack_sections", "Sections delivered as clips.", "preset")
@@ -97,6 +110,20 @@ class RecordCollector(Collector):
                 families[kind].add_metric(labels, value)
         return families.values()
 
+    def _histograms(self, census: Census) -> Iterable[Metric]:
+        families = {
+            kind: HistogramMetricFamily(name, text, labels=["preset"])
+            for kind, (name, text) in _DURATIONS.items()
+        }
+        zeros: dict[Labels, Durations] = {
+            (kind, preset): Durations({}, 0.0) for kind in families for preset in self._presets
+        }
+        for (kind, preset), durations in {**zeros, **census.durations}.items():
+            if kind in families:
+                buckets = _cumulated(kind, durations)
+                families[kind].add_metric((preset,), buckets, durations.sum_seconds)
+        return families.values()
+
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, labels=labels)
@@ -106,20 +133,9 @@ def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
     return CounterMetricFamily(name, text, labels=labels)
 
 
-def _histograms(census: Census) -> Iterable[Metric]:
-    families = {
-        kind: HistogramMetricFamily(name, text, labels=["preset"])
-        for kind, (name, text) in _DURATIONS.items()
-    }
-    for (kind, preset), durations in census.durations.items():
-        if kind in families:
-            families[kind].add_metric((preset,), _cumulated(durations), durations.sum_seconds)
-    return families.values()
-
-
-def _cumulated(durations: Durations) -> list[tuple[str, float]]:
+def _cumulated(kind: str, durations: Durations) -> list[tuple[str, float]]:
     total, buckets = 0, []
-    for bound in sorted({*durations.at_most, "+Inf"}, key=float):
+    for bound in sorted({*BOUNDS[kind].split(), *durations.at_most}, key=float):
         total += durations.at_most.get(bound, 0)
         buckets.append((bound, float(total)))
     return buckets

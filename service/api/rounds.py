@@ -13,6 +13,9 @@ from service.contract.errors import StorageError
 
 log = logging.getLogger(__name__)
 
+ENDS = ("ok", "unavailable", "error")
+"""How a round can end."""
+
 
 @contextlib.asynccontextmanager
 async def rounds(
@@ -24,7 +27,7 @@ async def rounds(
         name: Of what it does, for logs.
         once: One round.
         pause: Seconds between two.
-        note: Told how each ended: ``ok``, ``unavailable`` or ``error``.
+        note: Told how each ended, one of `ENDS`.
     """
 
     async def run() -> None:

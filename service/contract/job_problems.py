@@ -87,3 +87,14 @@ JOB_PROBLEMS: dict[str, JobProblem] = {
     ),
 }
 """By code. `invalid_request` may be a job's as well, where only a worker can tell."""
+
+RETRIED = (
+    "worker_error",
+    "task_timeout",
+    "out_of_memory",
+    "no_space",
+    "storage_error",
+    "weights_error",
+    "media_error",
+)
+"""Codes of the tasks that failed with their worker alive and are tried again."""

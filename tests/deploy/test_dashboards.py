@@ -153,7 +153,9 @@ def _two_free_ports() -> int:
 
 def _asked(query: str) -> str:
     """A panel's query as Grafana sends it, for a window that fits scrapes of one second."""
-    return query.replace("$__rate_interval", "5s").replace("$preset", ".*")
+    for variable, value in {"$__rate_interval": "5s", "$__range": "10m", "$preset": ".*"}.items():
+        query = query.replace(variable, value)
+    return query
 
 
 @pytest.mark.slow

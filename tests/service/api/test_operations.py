@@ -163,6 +163,34 @@ def test_requests_are_counted_by_route_and_never_by_id(http: httpx.Client, submi
     assert durations[(("method", "GET"), ("route", "/jobs/{job_id}"))] >= 1
 
 
+def test_all_that_a_gateway_can_count_is_there_from_the_start(
+    own_server: Valkey, tmp_path: Path, open_gateway: Any
+) -> None:
+    """The first event of a series that was not there before is invisible to `rate`."""
+    with open_gateway(own_server.url, tmp_path / "storage") as gateway:
+        text = httpx.get(f"{gateway.url}/metrics").text
+        document = httpx.get(f"{gateway.url}/openapi.json").json()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    counted = {
+        name: {tuple(sorted(s.labels.items())) for s in family.samples if "le" not in s.labels}
+        for name, family in families.items()
+        if name.startswith("framepack_") and family.type in ("counter", "histogram")
+    }
+    assert [name for name, series in counted.items() if not series] == []
+    answers = {
+        tuple((name, value.replace(":path}", "}")) for name, value in labels)
+        for labels in counted["framepack_http_requests"]
+    }
+    for route, operations in document["paths"].items():
+        for method, operation in operations.items():
+            for status in {*operation["responses"], "500"}:
+                about = {"method": method.upper(), "route": route, "status": status}
+                assert tuple(sorted(about.items())) in answers
+    for outcome in ("ok", "unavailable", "error"):
+        assert (("outcome", outcome),) in counted["framepack_sweeps"]
+        assert (("outcome", outcome),) in counted["framepack_cleanings"]
+
+
 def test_the_log_holds_no_signature_and_no_prompt(
     http: httpx.Client, submit: Submit, worker: HandWorker, caplog: pytest.LogCaptureFixture
 ) -> None:

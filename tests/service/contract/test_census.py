@@ -1,5 +1,6 @@
 """What is counted about all jobs: exact, and the same however often a call is repeated."""
 
+import errno
 from dataclasses import replace
 
 import pytest
@@ -7,12 +8,13 @@ from prometheus_client import CollectorRegistry
 from redis import Redis
 
 from service.api.record_metrics import RecordCollector
-from service.contract.census import SECONDS_PER_COST, take_census
+from service.contract.census import BOUNDS, SECONDS_PER_COST, take_census
 from service.contract.connections import KEY_PREFIX, connect
 from service.contract.job import Artifact, JobSpec, Lane
 from service.contract.record import Record, RecordPolicy, Task, WorkerIdentity
 from tests.support.jobs import make_spec
 from tests.support.valkey import free_port
+from worker.failures import problem_of
 
 COST = 100.0
 ARTIFACT = Artifact(key="k", sha256="0" * 64, size_bytes=1, content_type="video/mp4")
@@ -100,6 +102,39 @@ def test_shown_with_zeros_before_there_are_jobs(record: Record) -> None:
     assert shown("framepack_cancel_latency_seconds_count", {"preset": "tiny"}) == 0
     assert shown("framepack_queue_wait_seconds_bucket", {"preset": "tiny", "le": "7200"}) == 1
     assert shown("framepack_queue_wait_seconds_count", {"preset": "tiny"}) == 1
+
+
+def test_all_that_can_be_counted_of_a_preset_is_there_before_its_first_job(record: Record) -> None:
+    registry = CollectorRegistry()
+    registry.register(RecordCollector(record.redis, ("tiny",)))
+
+    def names() -> set[tuple[object, ...]]:
+        return {
+            (sample.name, *sorted(sample.labels.items()))
+            for metric in registry.collect()
+            for sample in metric.samples
+        }
+
+    before = names()
+    shown = registry.get_sample_value
+    for reason in ("worker_lost", "storage_error", "out_of_memory"):
+        assert shown("framepack_retries_total", {"preset": "tiny", "reason": reason}) == 0
+    assert shown("framepack_job_seconds_bucket", {"preset": "tiny", "le": "60"}) == 0
+    record.submit(spec(num_sections=1))
+    record.commit(claim(record, Lane.RENDER, "a"), ARTIFACT)
+    record.fail(claim(record, Lane.RENDER, "b"), problem_of(OSError(errno.ENOSPC, "full")))
+    record.commit(claim(record, Lane.RENDER, "c"), ARTIFACT)
+    record.commit(claim(record, Lane.DELIVER, "d"), ARTIFACT)
+    record.commit(claim(record, Lane.DELIVER, "e"), ARTIFACT)
+    assert take_census(record.redis).counts["ended", "completed", "tiny"] == 1
+    assert names() == before
+
+
+def test_the_bounds_of_durations_are_those_that_the_script_counts(record: Record) -> None:
+    record.submit(spec(num_sections=1))
+    durations = take_census(record.redis).durations
+    counted = {name: set(found.at_most) for (name, _), found in durations.items()}
+    assert counted == {name: set(bounds.split()) for name, bounds in BOUNDS.items()}
 
 
 def test_an_absent_server_is_told_and_nothing_else() -> None:

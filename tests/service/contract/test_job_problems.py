@@ -14,7 +14,7 @@ from service.contract import record
 from service.contract.deadlines import deadlines_of
 from service.contract.errors import Problem
 from service.contract.job import JobRequest
-from service.contract.job_problems import JOB_PROBLEMS
+from service.contract.job_problems import JOB_PROBLEMS, RETRIED
 from worker import failures
 
 ROOT = Path(__file__).parents[3]
@@ -41,6 +41,13 @@ def test_every_code_is_documented_as_it_is_told() -> None:
     assert set(problems) - {"invalid_request"} == set(JOB_PROBLEMS)
     for code, kind in JOB_PROBLEMS.items():
         assert (problems[code].title, problems[code].retryable) == (kind.title, kind.retryable)
+
+
+def test_what_is_tried_again_is_what_workers_tell_and_is_retryable() -> None:
+    own = {record.WORKER_CRASHED.code, record.INVALID_RECORD.code}
+    late = {"not_started_in_time", "timed_out"}
+    by_workers = {code: kind for code, kind in told().items() if code not in own | late}
+    assert set(RETRIED) == {code for code, kind in by_workers.items() if kind.retryable}
 
 
 def test_no_code_is_told_that_is_not_looked_at_here() -> None:
