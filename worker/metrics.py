@@ -17,7 +17,6 @@ from prometheus_client import (
     Gauge,
     Histogram,
     disable_created_metrics,
-    start_http_server,
 )
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -25,6 +24,7 @@ from prometheus_client.process_collector import ProcessCollector
 from service.contract.job import Lane
 from service.contract.job_problems import RETRIED
 from service.contract.task import TaskKind
+from worker.shown import show
 
 _STEP_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 10.0, 30.0)
 _STAGE_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0)
@@ -37,6 +37,7 @@ _GPU_MEMORY = {
     "peak": "Most GPU memory that tensors held since the last task began.",
 }
 STATES = ("loading", "idle", "working", "draining")
+READY = ("idle", "working")
 OUTCOMES = ("committed", "cancelled", "drained", "lost", "invalid_request", *RETRIED)
 """How a task can end: the codes are of what fails."""
 
@@ -60,6 +61,7 @@ class WorkerMetrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
+        self._state = STATES[0]
         self._make_work()
         self._make_process()
 
@@ -167,6 +169,7 @@ class WorkerMetrics:
 
     def now(self, lane: str, state: str) -> None:
         """Note what this process does from now on: one of `STATES`."""
+        self._state = state
         for each in STATES:
             self.state.labels(lane, each).set(each == state)
 
@@ -183,5 +186,5 @@ class WorkerMetrics:
             self._gpu_memory[kind].set(size)
 
     def serve(self, host: str, port: int) -> None:
-        """Show the metrics on an address, from a thread of its own."""
-        start_http_server(port, addr=host, registry=self.registry)
+        """Show the metrics on an address, and at `/readyz` whether this process takes tasks."""
+        show(host, port, self.registry, lambda: self._state in READY)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import kubernetes_validate
 import pytest
 import yaml
+from dotenv import dotenv_values
 
 from tests.support.system import require_program
 from worker.settings import WorkerSettings
@@ -60,6 +61,20 @@ def test_compose_builds_what_the_dockerfile_has_and_hardens_it() -> None:
     redis = " ".join(compose["services"]["redis"]["command"])
     assert "--appendonly yes --appendfsync always" in redis
     assert "--maxmemory-policy noeviction" in redis
+
+
+def test_no_log_of_a_container_fills_the_disk() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    for service in compose["services"].values():
+        assert service["logging"]["options"].keys() >= {"max-size", "max-file"}
+
+
+def test_containers_are_given_the_time_that_workers_take_to_drain() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    grace = int(compose["services"]["worker"]["stop_grace_period"].removesuffix("s"))
+    drain = dotenv_values(DEPLOY / "env.example")["FRAMEPACK_DRAIN_SECONDS"]
+    assert drain is not None
+    assert float(drain) + 10 <= grace
 
 
 def test_whoever_talks_to_the_outside_has_a_way_out() -> None:
@@ -158,6 +173,35 @@ def test_workers_are_scaled_by_what_is_exported() -> None:
     assert scaled["spec"]["minReplicaCount"] < scaled["spec"]["maxReplicaCount"]
 
 
+def _overlay(name: str) -> list[dict[str, Any]]:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl, which is in no package list, builds the overlays")
+    folder = DEPLOY / "k8s/overlays" / name
+    return list(yaml.safe_load_all(run("kubectl", "kustomize", folder)))
+
+
+def test_applying_the_manifests_again_leaves_to_keda_how_many_workers_there_are() -> None:
+    documents = _overlay("h100")
+    (scaled,) = [each for each in documents if each["kind"] == "ScaledObject"]
+    target = scaled["spec"]["scaleTargetRef"]["name"]
+    (worker,) = [
+        each
+        for each in documents
+        if each["kind"] == "Deployment" and each["metadata"]["name"] == target
+    ]
+    assert "replicas" not in worker["spec"]
+
+
+@pytest.mark.parametrize("name", ["gateway", "worker"])
+def test_an_upgrade_waits_until_the_next_one_serves(name: str) -> None:
+    """A pod without a probe of its readiness counts as ready while it loads for minutes."""
+    text = (DEPLOY / f"k8s/base/{name}.yaml").read_text()
+    deployment = next(iter(yaml.safe_load_all(text)))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert "readyz" not in str(container["livenessProbe"])
+
+
 def test_a_misspelt_field_would_be_found() -> None:
     manifest = yaml.safe_load(
         next(iter((DEPLOY / "k8s/base/gateway.yaml").read_text().split("\n---\n")))
@@ -182,8 +226,6 @@ def test_only_settings_that_exist_are_set() -> None:
 def test_the_proxy_takes_its_configuration(tmp_path: Path) -> None:
     program = require_program("nginx", "nginx-light")
     text = (DEPLOY / "proxy/nginx.conf").read_text()
-    # The gateway's name is known inside the composition only.
-    text = text.replace("server gateway:8000", "server 127.0.0.1:8000")
     text = text.replace("/run/nginx.pid", str(tmp_path / "pid"))
     (tmp_path / "nginx.conf").write_text(text)
     run(program, "-t", "-q", "-c", tmp_path / "nginx.conf", "-p", tmp_path)

@@ -1,10 +1,14 @@
 """The shipped proxy in front of a real gateway: what passes, and what ends at it."""
 
+from __future__ import annotations
+
 import re
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,11 +28,19 @@ CONFIGURATION = Path(__file__).parents[2] / "deploy/proxy/nginx.conf"
 
 @pytest.fixture
 def proxy(gateway: RunningGateway, tmp_path: Path) -> Iterator[str]:
-    """URL of an nginx with the shipped configuration; only its addresses and folders are ours."""
+    """URL of a proxy in front of a real gateway."""
+    with _nginx(tmp_path, urlsplit(gateway.url).netloc) as url:
+        yield url
+
+
+@contextmanager
+def _nginx(tmp_path: Path, target: str, resolver: str = "127.0.0.1") -> Iterator[str]:
+    """An nginx with the shipped configuration; only its addresses and folders are ours."""
     program, port = require_program("nginx", "nginx-light"), free_port()
     text = CONFIGURATION.read_text()
     for pattern, ours in (
-        ("server gateway:8000", f"server {urlsplit(gateway.url).netloc}"),
+        ("gateway:8000", target),
+        ("resolver 127.0.0.11 valid=5s", f"resolver {resolver} valid=1s"),
         ("listen 8080", f"listen 127.0.0.1:{port}"),
         ("/run/nginx.pid", str(tmp_path / "pid")),
         ("_temp_path /tmp/", f"_temp_path {tmp_path}/"),
@@ -87,3 +99,79 @@ def test_no_line_of_the_log_holds_a_query(proxy: str, tmp_path: Path) -> None:
     assert httpx.get(f"{proxy}/files/x?signature=secret").status_code in (403, 404)
     wait_for(lambda: "/files/x" in (tmp_path / "access.log").read_text(), 10.0)
     assert not re.search("secret|signature", (tmp_path / "access.log").read_text())
+
+
+def test_only_submitting_is_limited_to_one_a_second(proxy: str) -> None:
+    with httpx.Client(base_url=proxy, timeout=20) as http:
+        assert {http.get("/jobs").status_code for _ in range(40)} == {200}
+        for path in ("/jobs", "/v1/videos"):
+            assert 429 in {http.post(path).status_code for _ in range(40)}
+
+
+def test_a_gateway_that_is_made_anew_at_another_address_is_found(tmp_path: Path) -> None:
+    """As in a composition, where a name in an `upstream` is looked up once, at the start."""
+    port = free_port()
+    with (
+        _Names() as names,
+        _nginx(tmp_path, f"gateway:{port}", f"127.0.0.1:{names.port}") as url,
+    ):
+        for address in ("127.0.0.2", "127.0.0.3"):
+            names.address = address
+            with _answering(address, port):
+                wait_for(lambda: httpx.get(url).text == address, 20.0)  # noqa: B023
+
+
+@contextmanager
+def _answering(address: str, port: int) -> Iterator[None]:
+    """A server that answers with its address."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(address)))
+            self.end_headers()
+            self.wfile.write(address.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer((address, port), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Names:
+    """A name server that gives every name one address."""
+
+    def __init__(self) -> None:
+        self.address = "127.0.0.1"
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> _Names:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as farewell:
+            farewell.sendto(b"", ("127.0.0.1", self.port))
+        self._thread.join()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        while True:
+            question, asker = self._socket.recvfrom(512)
+            if not question:
+                return
+            # The question, and one answer that points to its name: type A, class IN, one second.
+            head = question[:2] + b"\x81\x80" + bytes([0, 1, 0, 1, 0, 0, 0, 0])
+            answer = b"\xc0\x0c" + bytes([0, 1, 0, 1, 0, 0, 0, 1, 0, 4])
+            address = socket.inet_aton(self.address)
+            self._socket.sendto(head + question[12:] + answer + address, asker)

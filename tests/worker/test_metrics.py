@@ -2,6 +2,7 @@ import re
 import urllib.request
 from pathlib import Path
 
+import httpx
 import pytest
 from prometheus_client import generate_latest
 
@@ -28,6 +29,25 @@ def test_metrics_are_shown_where_asked() -> None:
     assert committed in lines
     assert "framepack_leases_lost_total 1.0" in lines
     assert "framepack_vram_peak_bytes 1.073741824e+09" in lines
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_worker_is_ready_when_it_takes_tasks(host: str) -> None:
+    metrics, port = WorkerMetrics(), free_port()
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    try:
+        metrics.serve(host, port)
+    except OSError:
+        pytest.skip(f"{host} is no address of this machine")
+
+    def status() -> int:
+        return httpx.get(f"{url}/readyz").status_code
+
+    assert status() == 503
+    for state, ready in {"loading": 503, "idle": 200, "working": 200, "draining": 503}.items():
+        metrics.now(Lane.RENDER, state)
+        assert status() == ready
+    assert "framepack_worker_state" in httpx.get(f"{url}/metrics").text
 
 
 def test_two_in_a_process_do_not_share_counts() -> None:
