@@ -5,11 +5,15 @@ Only flags, set by signal handlers and read between steps, so a signal can inter
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
 SAME_REQUEST_SECONDS = 1.0
 """Signals closer than this are one request that came by two ways: process group, supervisor."""
+
+UNFIT = os.EX_SOFTWARE
+"""Exit code of a process that must do nothing more; another in its place may."""
 
 
 class Drain:

@@ -83,12 +83,24 @@ def device_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError)
 
 
+def host_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine, or what this process may have of it, had no memory left."""
+    return any(_no_memory(cause) for cause in _causes(error))
+
+
+def _no_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in _NO_MEMORY)
+
+
+_NO_MEMORY = ("DefaultCPUAllocator", "can't start new thread", "unable to start watchdog thread")
+"""What torch's allocator, threading and faulthandler say in a plain RuntimeError."""
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether the device or the host had no memory left."""
-    if isinstance(error, MemoryError) or device_out_of_memory(error):
-        return True
-    # torch's CPU allocator raises a plain RuntimeError.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return host_out_of_memory(error) or device_out_of_memory(error)
 
 
 def no_space(error: BaseException) -> bool:
@@ -104,5 +116,15 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def unfit(error: BaseException) -> bool:
-    """Whether the process can compute nothing more: a CUDA context does not survive such errors."""
-    return isinstance(error, torch.AcceleratorError)
+    """Whether this process should do nothing more.
+
+    A CUDA context does not survive some errors. Nor can a process be trusted whose host had no
+    memory: a thread that died while it started leaves others waiting for it, and oneDNN goes on to
+    answer "could not create a primitive" when there is memory again.
+    """
+    return isinstance(error, torch.AcceleratorError) or host_out_of_memory(error)
+
+
+def unexplained(error: BaseException) -> bool:
+    """Whether it may be the process that is at fault and not the task: nobody knows."""
+    return isinstance(error, RuntimeError) and problem_of(error).code == "worker_error"

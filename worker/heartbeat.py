@@ -7,15 +7,18 @@ with short timeouts, so that a stuck server costs one beat and not the lease.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 import redis.exceptions
 
 from service.contract.errors import LeaseLost
 from service.contract.record import Record
+from worker.drain import UNFIT
 from worker.lease import Lease
 from worker.watchdog import Watchdog
 
@@ -25,6 +28,9 @@ REGISTRATION_SECONDS = 15.0
 """How often the worker's entry among RQ's workers is kept alive while a task runs."""
 
 _AWAY = (redis.exceptions.RedisError, OSError)
+_NO_HEARTBEAT = (
+    b"the heartbeat has ended, and this process with it: nothing would keep its leases\n"
+)
 
 
 class Heartbeat:
@@ -73,6 +79,20 @@ class Heartbeat:
                 self._lease = None
 
     def _run(self) -> None:
+        """Beat; what ends this thread ends the process, which would claim tasks only to lose them.
+
+        That takes no memory, for the want of it is what mostly ends threads: to be fed the watchdog
+        needs a new thread, too.
+        """
+        try:
+            self._beat_for_ever()
+        finally:
+            with suppress(Exception):
+                log.exception("no heartbeat")
+            os.write(2, _NO_HEARTBEAT)
+            os._exit(UNFIT)
+
+    def _beat_for_ever(self) -> NoReturn:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._lease is not None)

@@ -39,6 +39,8 @@ class Reporter:
         self._clock = clock
         self._quiet_until = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reporter")
+        # Now: without memory a thread dies while it starts, and its starter waits for it for ever.
+        self._thread.submit(lambda: None).result()
         self._under_way: Future[None] | None = None
 
     def step(self, lease: Lease, done: int, total: int) -> None:

@@ -23,9 +23,9 @@ from service.contract.spent import Spent
 from service.contract.storage.base import Storage
 from service.contract.tracing import working
 from worker import gpu
-from worker.drain import Drain
+from worker.drain import UNFIT, Drain
 from worker.engine import Engine
-from worker.failures import device_out_of_memory, out_of_memory, problem_of, unfit
+from worker.failures import device_out_of_memory, out_of_memory, problem_of, unexplained, unfit
 from worker.heartbeat import Heartbeat
 from worker.interruptions import Interruption, TaskCancelled
 from worker.lease import Lease
@@ -36,7 +36,8 @@ from worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-UNFIT_EXIT_CODE = 70
+MOST_UNEXPLAINED = 2
+"""Failures in a row that nobody can explain, after which the process is replaced."""
 RETRY_SECONDS = 0.25
 
 _AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
@@ -86,6 +87,7 @@ class Runner:
         self._guards = guards
         self._decoders = decode.Decoders()
         self._too_large: str | None = None
+        self._unexplained = 0
         self._functions: Mapping[TaskKind, Callable[[Attempt], Artifact]] = {
             "encode": encode.run,
             "sample": sample.run,
@@ -107,17 +109,23 @@ class Runner:
         lease = Lease(task, seconds, asked_at, self._guards.drain)
         self._tools.metrics.now(task.lane, "working")
         with (
-            self._guards.watchdog.watching(),
-            self._guards.heartbeat.keeping(lease),
             working(task.kind, task.spec.traceparent, _described(task)),
             about(job_id=task.job_id, task=task.kind, section=task.section),
         ):
-            ring = self._attempt(lease)
+            ring = self._guarded(lease)
         self._tools.metrics.now(task.lane, "draining" if self._guards.drain.requested else "idle")
         self._ring(ring)
         self._make_room()
         if task.lane is Lane.DELIVER:
             write_progress(self._links.storage, self._links.record, task.spec)
+
+    def _guarded(self, lease: Lease) -> Ring:
+        """Do a task under watch. Without anybody to watch over it, it is not begun."""
+        try:
+            with self._guards.watchdog.watching(), self._guards.heartbeat.keeping(lease):
+                return self._attempt(lease)
+        except (MemoryError, RuntimeError) as error:
+            return self._failed(lease.task, error)
 
     def _attempt(self, lease: Lease) -> Ring:
         """Do a task and settle it. Returns what to ring for."""
@@ -144,6 +152,7 @@ class Runner:
         attempt.reach("committed")
         self._settled(task, "committed" if committed.accepted else "cancelled")
         if committed.accepted:
+            self._unexplained = 0
             self._took(task, time.perf_counter() - began)
         return committed.ring
 
@@ -171,8 +180,9 @@ class Runner:
             gpu.release_memory(self._engine.device)
         if device_out_of_memory(error):
             self._too_large = task.spec.request.preset
-        if unfit(error):
-            self._guards.drain.retire(UNFIT_EXIT_CODE)
+        self._unexplained = self._unexplained + 1 if unexplained(error) else 0
+        if unfit(error) or self._unexplained >= MOST_UNEXPLAINED:
+            self._guards.drain.retire(UNFIT)
         return self._links.record.fail(task, problem)
 
     def _make_room(self) -> None:
@@ -188,7 +198,7 @@ class Runner:
             self._engine.shrink(preset)
         except (WeightsError, MemoryError, RuntimeError) as error:
             log.error("cannot place %s smaller", preset, exc_info=error)
-            self._guards.drain.retire(UNFIT_EXIT_CODE)
+            self._guards.drain.retire(UNFIT)
 
     def _settled(self, task: Task, outcome: str) -> None:
         log.info("%s %s: %s", task.kind, task.section, outcome, extra={"outcome": outcome})

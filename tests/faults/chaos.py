@@ -38,7 +38,7 @@ REQUESTS: tuple[dict[str, Any], ...] = (
 """Two, three and one section."""
 
 SECONDS_BETWEEN_JOBS = 3.0
-SECONDS_BETWEEN_FAULTS = 4.0
+SECONDS_BETWEEN_FAULTS = 5.0
 SECONDS_TO_END = 240.0
 MOST_OPEN = 8
 CANCELLED_SHARE = 0.1
@@ -129,14 +129,14 @@ class Run:
     def _listen(self, client: Client, job_id: str) -> list[int]:
         """Hear a job's events to the end. Returns their numbers as they came."""
         heard: list[int] = []
-
-        def hear() -> None:
-            for event in client.events(job_id, after=heard[-1] if heard else 0):
-                if event.sequence is not None:
-                    heard.append(event.sequence)
-
-        _until_told(hear)
-        return heard
+        while True:
+            try:
+                for event in client.events(job_id, after=heard[-1] if heard else 0):
+                    if event.sequence is not None:
+                        heard.append(event.sequence)
+                return heard
+            except (ServiceUnavailable, httpx.HTTPError):
+                _until_told(lambda: client.get(job_id))  # then there is somebody to listen to again
 
     def _cancel(self, job_id: str) -> None:
         with self._client() as client, suppress(RequestRefused):  # refused: it has just ended

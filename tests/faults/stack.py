@@ -66,8 +66,7 @@ class WorkerProcess:
         self.clock = log.with_suffix(".clock")
         told = {**environment, clock.VARIABLE: str(self.clock)}
         self._worker = Worker(["--lane", lane], told, log)
-        assert self._worker.process.pid is not None
-        self.pid = self._worker.process.pid
+        self.pid = self._worker.pid
 
     def alive(self) -> bool:
         return self._worker.process.is_alive()

@@ -34,7 +34,7 @@ from service.contract.job import Artifact, Event, Job, JobRequest, JobSpec, Lane
 from service.contract.record import Record
 from service.contract.settings import Settings
 from service.contract.storage import open_storage
-from tests.support import clock
+from tests.support import clock, memory
 from worker.__main__ import main
 
 SECONDS_TO_START = 60.0
@@ -59,9 +59,18 @@ class Worker:
         """Return when it, or all workers that it supervises, listen."""
         wait_for(lambda: self.text().count(" serves ") >= workers or self._died(), SECONDS_TO_START)
 
-    def signal(self, number: signal.Signals) -> None:
+    @property
+    def pid(self) -> int:
         assert self.process.pid is not None
-        os.kill(self.process.pid, number)
+        return self.process.pid
+
+    def wait_until_frozen(self) -> None:
+        """Return when it has stopped itself, as at a crash point with ``@SIGSTOP``."""
+        status = Path(f"/proc/{self.process.pid}/stat")
+        wait_for(lambda: status.read_text().rpartition(")")[2].split()[0] == "T", SECONDS_TO_START)
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
 
     def wait(self, seconds: float = 30.0) -> int:
         """Its exit status, or the number of the signal that ended it, negative."""
@@ -89,6 +98,8 @@ def _run(arguments: list[str], environment: dict[str, str], log: Path) -> None:
     os.environ.update(environment)
     if clock.VARIABLE in environment:
         clock.follow(Path(environment[clock.VARIABLE]))
+    if memory.VARIABLE in environment:
+        memory.ask_the_kernel(int(environment[memory.VARIABLE]))
     with log.open("ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -10,7 +12,7 @@ from service.contract.record import Record
 from tests.support.fleet import Fleet, wait_for
 from tests.support.valkey import free_port
 from tests.worker.conftest import LEASE_SECONDS, Claim
-from worker.drain import Drain
+from worker.drain import UNFIT, Drain
 from worker.heartbeat import Heartbeat
 from worker.interruptions import TaskCancelled
 from worker.lease import Lease
@@ -75,6 +77,37 @@ def test_the_workers_own_entry_is_kept_alive_during_a_task(
     heartbeat.registers(lambda: kept.append(time.monotonic()))
     with heartbeat.keeping(lease_on(fleet, claim)):
         wait_for(lambda: bool(kept), seconds=5)
+
+
+WITHOUT_MEMORY = """
+import resource, sys, time
+from service.contract.connections import connect
+from service.contract.job import Lane
+from service.contract.record import Record, RecordPolicy, WorkerIdentity
+from worker.drain import Drain
+from worker.heartbeat import Heartbeat
+from worker.lease import Lease
+from worker.watchdog import Watchdog
+
+record = Record(connect(sys.argv[1]), RecordPolicy(lease_ms=800))
+task = record.claim(WorkerIdentity("worker", Lane.RENDER, {"tiny": "engine"}), "token")
+watchdog = Watchdog(0.8, hard_maximum_seconds=60, grace_seconds=60)
+heartbeat = Heartbeat(record, watchdog)
+heartbeat.start()
+with watchdog.watching(), heartbeat.keeping(Lease(task, 0.8, time.monotonic(), Drain())):
+    resource.setrlimit(resource.RLIMIT_AS, (2**20, resource.RLIM_INFINITY))
+    time.sleep(20)
+"""
+
+
+def test_a_process_without_a_heartbeat_ends(redis_url: str, fleet: Fleet) -> None:
+    """It would claim task after task and lose them all: here, for no thread can be started."""
+    fleet.submit()
+    command = [sys.executable, "-c", WITHOUT_MEMORY, redis_url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == UNFIT, done.stderr
+    assert "the heartbeat has ended" in done.stderr
+    wait_for(lambda: bool(fleet.record.sweep().lapsed), seconds=5)
 
 
 def _go_on(lease: Lease, seconds: float) -> None:

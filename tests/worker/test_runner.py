@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from service.contract.storage.file_scheme import FileStorage
 from tests.support.fleet import Fleet
 from worker.artifacts import Artifacts
 from worker.checkpoints import SectionCheckpoint
-from worker.drain import SAME_REQUEST_SECONDS, Drain
+from worker.drain import SAME_REQUEST_SECONDS, UNFIT, Drain
 from worker.engine import Engine
 from worker.faults import CrashPoint
 from worker.heartbeat import Heartbeat
@@ -33,7 +36,7 @@ from worker.interruptions import TaskOverdue
 from worker.metrics import WorkerMetrics
 from worker.previews import Previews
 from worker.reporter import Reporter
-from worker.runner import UNFIT_EXIT_CODE, Guards, Links, Runner
+from worker.runner import Guards, Links, Runner
 from worker.tasks.attempt import Tools
 from worker.watchdog import Watchdog
 
@@ -146,15 +149,67 @@ def test_a_worker_that_should_stop_takes_no_task(bench: Bench, job_id: str) -> N
     ],
 )
 def test_a_failed_attempt_is_reported_and_repeated(
-    bench: Bench, job_id: str, error: Exception, code: str
+    bench: Bench, engine: Engine, job_id: str, error: Exception, code: str
 ) -> None:
     bench.storage.error = error
     bench.runner.answer()
     last = bench.fleet.events(job_id)[-1]
     assert (last.type, last.data["reason"], last.data["task"]) == (events.RETRYING, code, 0)
-    bench.runner.answer()
+    again = Bench(bench.fleet, engine, bench.fleet.record) if bench.drain.requested else bench
+    again.runner.answer()
     assert set(bench.fleet.committed(job_id)) == {"render:0"}
-    assert bench.outcomes() == {code: 1, "committed": 1}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate"),
+        RuntimeError("can't start new thread"),
+        torch.AcceleratorError("device-side assert triggered"),
+    ],
+)
+def test_a_process_that_nobody_can_trust_any_more_is_replaced(
+    bench: Bench, job_id: str, error: Exception
+) -> None:
+    """A broken CUDA context, a host without memory: the job goes on, the process does not."""
+    bench.storage.error = error
+    bench.runner.answer()
+    assert bench.drain.exit_code == UNFIT
+    assert bench.fleet.names(job_id)[-1] == events.RETRYING
+    bench.runner.answer()
+    assert bench.outcomes().get("committed") is None
+
+
+def test_failures_in_a_row_that_nobody_can_explain_end_the_process(
+    bench: Bench, job_id: str
+) -> None:
+    """It may be the process: oneDNN stays broken where memory was short for a moment."""
+    bench.fleet.record.policy = replace(POLICY, max_crashes=10)
+    broken = RuntimeError("could not create a primitive")
+    for error in (broken, StorageError("away"), broken, None, broken):
+        bench.storage.error = error
+        bench.runner.answer()
+        assert not bench.drain.requested
+    bench.storage.error = broken
+    bench.runner.answer()
+    assert bench.drain.exit_code == UNFIT
+    assert not bench.fleet.record.get(job_id).status.terminal
+
+
+def test_a_task_starts_no_thread(bench: Bench, engine: Engine, job_id: str) -> None:
+    """Where memory is short a thread dies while it starts, and its starter waits for ever."""
+    engine.load()
+    started: set[str] = set()
+    threading.setprofile(lambda *_: started.add(threading.current_thread().name))
+    try:
+        for _ in range(2):
+            bench.runner.answer()
+    finally:
+        threading.setprofile(None)
+    assert bench.outcomes() == {"committed": 2}
+    assert started == set()
 
 
 def test_failing_again_and_again_ends_the_job_with_the_reason(bench: Bench, job_id: str) -> None:
@@ -275,14 +330,6 @@ def test_a_full_disk_is_told_as_one_and_passes(bench: Bench, job_id: str) -> Non
     assert (last.type, last.data["reason"]) == (events.RETRYING, "no_space")
     bench.runner.answer()
     assert bench.outcomes() == {"no_space": 1, "committed": 1}
-
-
-def test_a_broken_cuda_context_ends_the_process_and_not_the_job(bench: Bench, job_id: str) -> None:
-    bench.storage.error = torch.AcceleratorError("device-side assert triggered")
-    bench.runner.answer()
-    assert bench.drain.requested
-    assert bench.drain.exit_code == UNFIT_EXIT_CODE
-    assert bench.fleet.names(job_id)[-1] == events.RETRYING
 
 
 def test_a_quality_is_its_jobs_through_a_change_of_worker(

@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, parse_qs
 
 import boto3
 from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -42,6 +43,10 @@ _CONFIG = Config(
     s3={"addressing_style": "path"},
     signature_version="s3v4",
 )
+
+_NO_THREADS = TransferConfig(use_threads=False)
+"""One part after the other, in the caller's thread. Where memory is short a thread can die while it
+starts, and whoever started it waits for it for ever."""
 
 
 class S3Storage:
@@ -80,7 +85,11 @@ class S3Storage:
     def put_file(self, key: str, path: Path, content_type: str) -> None:
         with _translated(key):
             self._client.upload_file(
-                str(path), self._bucket, self._key(key), ExtraArgs={"ContentType": content_type}
+                str(path),
+                self._bucket,
+                self._key(key),
+                ExtraArgs={"ContentType": content_type},
+                Config=_NO_THREADS,
             )
         self._verify(key, path.stat().st_size)
 
@@ -95,7 +104,8 @@ class S3Storage:
 
     def get_file(self, key: str, path: Path) -> None:
         with _translated(key):
-            _again(lambda: self._client.download_file(self._bucket, self._key(key), str(path)))
+            where = (self._bucket, self._key(key), str(path))
+            _again(lambda: self._client.download_file(*where, Config=_NO_THREADS))
 
     def head(self, key: str) -> StoredObject | None:
         try:

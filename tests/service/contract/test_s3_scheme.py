@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,19 @@ def test_large_files_go_in_parts(storage: Storage, tmp_path: Path) -> None:
     storage.put_file(KEY, tmp_path / "in", "video/mp4")
     storage.get_file(KEY, tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == body
+
+
+def test_a_file_travels_in_the_callers_thread(direct: Any, tmp_path: Path) -> None:
+    """Where memory is short a thread dies while it starts, and its starter waits for ever."""
+    (tmp_path / "in").write_bytes(bytes(9 * 2**20))  # in parts, which boto3 likes ten threads for
+    storage, started = S3Storage(direct, BUCKET), set[str]()
+    threading.setprofile(lambda *_: started.add(threading.current_thread().name))
+    try:
+        storage.put_file(KEY, tmp_path / "in", "video/mp4")
+        storage.get_file(KEY, tmp_path / "out")
+    finally:
+        threading.setprofile(None)
+    assert started == set()
 
 
 def test_a_store_that_is_away_is_an_error(tmp_path: Path) -> None:
