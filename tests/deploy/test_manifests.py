@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 import kubernetes_validate
 import pytest
 import yaml
+from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from dotenv import dotenv_values
+from pydantic import ValidationError
 
 from tests.support.system import require_program
 from worker.settings import WorkerSettings
@@ -133,7 +135,7 @@ def test_kubernetes_takes_the_manifests(overlay: Path) -> None:
     assert kinds >= {"Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"}
     for document in documents:
         if document["apiVersion"].startswith("keda.sh/"):
-            continue  # a resource that Kubernetes itself does not know: below
+            continue  # which KEDA describes: below
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
     for document in documents:
         if document["kind"] == "Deployment":
@@ -200,6 +202,23 @@ def test_an_upgrade_waits_until_the_next_one_serves(name: str) -> None:
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert "readyz" not in str(container["livenessProbe"])
+
+
+def _keda_misses(document: dict[str, Any]) -> bool:
+    """Whether KEDA's own description of its resource lacks a field of a document."""
+    known = ScaledObject.model_validate(document)
+    read = known.model_dump(by_alias=True, exclude_unset=True, mode="json")
+    return bool(read != document)
+
+
+def test_keda_takes_its_resource_and_a_misspelt_field_would_be_found() -> None:
+    document = yaml.safe_load((DEPLOY / "k8s/overlays/h100/scaling.yaml").read_text())
+    assert not _keda_misses(document)
+    document["spec"]["coolDownPeriod"] = document["spec"].pop("cooldownPeriod")
+    assert _keda_misses(document)
+    document["spec"]["maxReplicaCount"] = "many"
+    with pytest.raises(ValidationError):
+        _keda_misses(document)
 
 
 def test_a_misspelt_field_would_be_found() -> None:
