@@ -6,7 +6,7 @@ spans of the workers say when which model computed. Two figures: ``outside_share
 the wall time, from before the request to the completed event, in which no model computed;
 ``render_outside_share`` is the part of the render lane's time, from its first to its last task, in
 which it computed nothing, whatever the other lane did. Reports of steps, previews and fetched
-latents lie inside a model's span and count as outside in full, so both are upper bounds.
+latents lie inside a model's span and are no computing of it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ RENDER, DELIVER = "framepack-render", "framepack-deliver"
 MODELS = {(RENDER, "encode", "encode"), (RENDER, "steps", "dit"), (DELIVER, "vae", "decode")}
 """Process, name of the span and name of the span around it, of what a model computes in."""
 
+Interval = tuple[float, float]
+
 TASKS = ("encode", "sample", "decode", "finish")
 TELLING = "framepack.steps.telling_ns"
 SECONDS_FOR_TRACES = 60.0
@@ -48,7 +50,7 @@ class Stretch:
         around: Name of the span around it; empty for a task's own.
         began: When.
         ended: When.
-        telling: Seconds in it that are reports and previews.
+        telling: When in it reports and previews were told.
     """
 
     lane: str
@@ -56,7 +58,7 @@ class Stretch:
     around: str
     began: float
     ended: float
-    telling: float = 0.0
+    telling: tuple[Interval, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -69,9 +71,11 @@ class Stretch:
         return (self.lane, self.name, self.around) in MODELS
 
     @property
-    def is_foreign(self) -> bool:
-        """Whether it lies in a model's span and is none of its work."""
-        return self.name == "fetch" and self.around == "vae"
+    def foreign(self) -> tuple[Interval, ...]:
+        """What lies in a model's span and is none of its work."""
+        if self.name == "fetch" and self.around == "vae":
+            return ((self.began, self.ended),)
+        return self.telling
 
 
 @dataclass
@@ -87,22 +91,31 @@ class Shares:
     def outside(
         self, began: float, ended: float, lanes: Iterable[str] = (RENDER, DELIVER)
     ) -> float:
-        """Seconds between two times in which no model of these lanes computed, at most."""
-        mine = [s for s in self.stretches if s.lane in lanes]
-        busy = covered((s.began, s.ended) for s in mine if s.is_model)
-        foreign = sum(s.telling for s in mine) + sum(s.seconds for s in mine if s.is_foreign)
-        return ended - began - busy + foreign
+        """Seconds between two times in which no model of these lanes computed."""
+        busy = [part for lane in lanes for part in self._busy(lane)]
+        return ended - began - sum(to - at for at, to in united(busy))
 
     def totals(self) -> dict[str, float]:
         """Seconds by process and span, tasks beside what is inside them."""
         found: dict[str, float] = {}
         for s in self.stretches:
-            lane = s.lane.removeprefix("framepack-")
+            lane, telling = s.lane.removeprefix("framepack-"), sum(to - at for at, to in s.telling)
             kind = f"{lane} {'task ' if not s.around else ''}{s.name}"
-            found[kind] = found.get(kind, 0.0) + s.seconds - s.telling
-            if s.telling:
-                found[f"{lane} telling"] = found.get(f"{lane} telling", 0.0) + s.telling
+            found[kind] = found.get(kind, 0.0) + s.seconds - telling
+            if telling:
+                found[f"{lane} telling"] = found.get(f"{lane} telling", 0.0) + telling
         return {name: round(seconds, 3) for name, seconds in sorted(found.items())}
+
+    def _busy(self, lane: str) -> Iterator[Interval]:
+        """When a lane's models computed: its processes do one thing at a time."""
+        mine = [s for s in self.stretches if s.lane == lane]
+        foreign = united(part for s in mine for part in s.foreign)
+        for began, ended in united((s.began, s.ended) for s in mine if s.is_model):
+            for at, to in foreign:
+                if began < to and at < ended:
+                    yield began, at
+                    began = to
+            yield began, ended
 
     def lane(self, name: str) -> tuple[float, float]:
         """From the beginning of a lane's first task to the end of its last."""
@@ -110,13 +123,24 @@ class Shares:
         return min(s.began for s in tasks), max(s.ended for s in tasks)
 
 
-def covered(intervals: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of intervals."""
-    total, reached = 0.0, float("-inf")
+def united(intervals: Iterable[Interval]) -> list[Interval]:
+    """The same times as intervals that do not overlap, in order."""
+    found: list[Interval] = []
     for began, ended in sorted(intervals):
-        total += max(0.0, ended - max(began, reached))
-        reached = max(reached, ended)
-    return total
+        if found and began <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], ended))
+        elif ended > began:
+            found.append((began, ended))
+    return found
+
+
+def told(span: Span) -> Iterator[Interval]:
+    """When in a span reports and previews were told, in seconds since the epoch."""
+    for each in span.attributes:
+        if each.key == TELLING:
+            times = [value.int_value for value in each.value.array_value.values]
+            for at, to in zip(times[::2], times[1::2], strict=True):
+                yield (span.start_time_unix_nano + at) / 1e9, (span.start_time_unix_nano + to) / 1e9
 
 
 def stretches(spans: Sequence[tuple[str, Span]]) -> Iterator[Stretch]:
@@ -124,14 +148,13 @@ def stretches(spans: Sequence[tuple[str, Span]]) -> Iterator[Stretch]:
     names = {span.span_id: span.name for who, span in spans if who in (RENDER, DELIVER)}
     for who, span in spans:
         if span.span_id in names:
-            numbers = {each.key: each.value.int_value for each in span.attributes}
             yield Stretch(
                 who,
                 span.name,
                 names.get(span.parent_span_id, ""),
                 span.start_time_unix_nano / 1e9,
                 span.end_time_unix_nano / 1e9,
-                numbers.get(TELLING, 0) / 1e9,
+                tuple(told(span)),
             )
 
 

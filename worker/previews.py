@@ -2,6 +2,7 @@
 
 A preview must cost the GPU nothing it would have to wait for: the picture is computed on the device
 right after a step was queued, copied without waiting, and read once `Pace` found that step done.
+The reporter's thread makes a JPEG of it.
 """
 
 from __future__ import annotations
@@ -79,11 +80,8 @@ class SectionPreviews:
         """So many steps are done, and with the last of them whatever was queued before its end."""
         if self._pixels is None or steps < self._step:
             return
-        height, width, _ = self._pixels.shape
-        image = _jpeg(self._pixels)
-        self._pixels = None
-        picture = Picture(image=image, width=width, height=height, content_type=CONTENT_TYPE)
-        self._reporter.preview(self._lease, self._step, total, picture)
+        pixels, self._pixels = self._pixels, None
+        self._reporter.preview(self._lease, self._step, total, lambda: _picture(pixels))
 
 
 def _on_its_way(pixels: Tensor) -> Tensor:
@@ -95,7 +93,8 @@ def _on_its_way(pixels: Tensor) -> Tensor:
     return target.copy_(pixels, non_blocking=True)
 
 
-def _jpeg(pixels: Tensor) -> bytes:
+def _picture(pixels: Tensor) -> Picture:
     out = io.BytesIO()
     Image.fromarray(pixels.numpy()).save(out, "JPEG", quality=_QUALITY)
-    return out.getvalue()
+    height, width, _ = pixels.shape
+    return Picture(out.getvalue(), width=width, height=height, content_type=CONTENT_TYPE)

@@ -81,7 +81,7 @@ def run_lane(lane: Lane, settings: WorkerSettings) -> int:
         crash_point=CrashPoint(settings.crash_point),
     )
     runner = Runner(identity, engine, links, tools, guards)
-    tasks.answers(lane, runner.answer)
+    tasks.answers(lane, runner.serve)
     log.info("%s serves %s on %s", identity.name, dict(identity.fingerprints), device)
     guards.heartbeat.start()
     metrics.started(lane)

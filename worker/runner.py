@@ -1,4 +1,4 @@
-"""What a bell sets off: claim one task, do it, commit it, ring for what became possible.
+"""What a bell sets off: claim a task, do it, commit it, ring for what became possible, claim again.
 
 Every way a task can end is here: committed, given back (cancelled, drained), lost, failed.
 """
@@ -6,6 +6,7 @@ Every way a task can end is here: committed, given back (cancelled, drained), lo
 from __future__ import annotations
 
 import logging
+import signal
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -40,6 +41,9 @@ MOST_UNEXPLAINED = 2
 """Failures in a row that nobody can explain, after which the process is replaced."""
 RETRY_SECONDS = 0.25
 
+SECONDS_A_BELL = 30.0
+"""After which no further task is done for the same bell, so that RQ comes to its own tidying."""
+
 _AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 
 
@@ -62,7 +66,7 @@ class Guards:
 
 
 class Runner:
-    """Does tasks, one a bell.
+    """Does tasks.
 
     Args:
         identity: Who claims.
@@ -95,16 +99,31 @@ class Runner:
             "finish": finish.run,
         }
 
-    def answer(self) -> None:
-        """Answer a bell: do one task, if there is one."""
+    def serve(self, seconds: float = SECONDS_A_BELL) -> None:
+        """Answer a bell: do tasks until there is none, without waiting for a bell for each.
+
+        Args:
+            seconds: After which the next task is left to another bell.
+        """
+        maximum = signal.alarm(0)  # set by RQ for one task; each gets the whole of it
+        end = time.monotonic() + seconds
+        signal.alarm(maximum)
+        while self.answer():
+            if self._guards.drain.requested or time.monotonic() >= end:
+                self._ring(self._own())  # there may be more, and nobody else was told
+                return
+            signal.alarm(maximum)
+
+    def answer(self) -> bool:
+        """Do one task, if there is one; returns whether there was."""
         if self._guards.drain.requested:
-            return
+            return False
         asked_at = time.monotonic()
         task = self._links.record.claim(self._identity, uuid.uuid4().hex)
         if task is None:
-            return
-        # There may be more to do than bells that wait; one more finds nothing at worst.
-        self._ring([(self._identity.lane, preset) for preset in self._identity.fingerprints])
+            return False
+        if task.leaves_more:
+            self._ring(self._own())
         seconds = self._links.record.policy.lease_ms / 1000
         lease = Lease(task, seconds, asked_at, self._guards.drain)
         self._tools.metrics.now(task.lane, "working")
@@ -118,6 +137,10 @@ class Runner:
         self._make_room()
         if task.lane is Lane.DELIVER:
             write_progress(self._links.storage, self._links.record, task.spec)
+        return True
+
+    def _own(self) -> Ring:
+        return [(self._identity.lane, preset) for preset in self._identity.fingerprints]
 
     def _guarded(self, lease: Lease) -> Ring:
         """Do a task under watch. Without anybody to watch over it, it is not begun."""
@@ -154,7 +177,8 @@ class Runner:
         if committed.accepted:
             self._unexplained = 0
             self._took(task, time.perf_counter() - began)
-        return committed.ring
+        # Of this lane `serve` asks at once, or rings.
+        return [(lane, preset) for lane, preset in committed.ring if lane is not task.lane]
 
     def _spent(self, attempt: Attempt) -> Spent:
         sampling = attempt.spent[0] if attempt.spent else Spent()

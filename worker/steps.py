@@ -52,6 +52,9 @@ def work_of(attempt: Attempt) -> Work:
 class StepMeter:
     """Told of every step of one section.
 
+    A span says when in it the sampler told of its steps instead of computing: from, to, from, to,
+    ... in nanoseconds since its beginning.
+
     Args:
         metrics: Of the process.
         preset: Of the job.
@@ -64,8 +67,9 @@ class StepMeter:
         self._skipped = metrics.cache_skipped.labels(preset)
         self._work = work
         self._known = 0
-        self._steps = self._spanned = self._telling_ns = 0
-        self._began, self._span_began = time.perf_counter(), time.time_ns()
+        self._steps = self._spanned = 0
+        self._began = time.perf_counter()
+        self._begin_span()
 
     @property
     def spent(self) -> Spent:
@@ -77,7 +81,7 @@ class StepMeter:
         """What happens here is no work of the model: reports, previews."""
         began = time.perf_counter_ns()
         yield
-        self._telling_ns += time.perf_counter_ns() - began
+        self._telling += [began - self._span_zero, time.perf_counter_ns() - self._span_zero]
 
     def step(self, skipped: int) -> None:
         """A step has been made; caches have skipped so many evaluations since the first."""
@@ -94,10 +98,15 @@ class StepMeter:
     def span(self) -> None:
         """Trace the steps since the last span, if there are any."""
         if self._steps > self._spanned:
-            numbers = {
+            numbers: dict[str, int | list[int]] = {
                 "framepack.steps.first": self._spanned,
                 "framepack.steps.end": self._steps,
-                "framepack.steps.telling_ns": self._telling_ns,
+                "framepack.steps.telling_ns": self._telling,
             }
             past("steps", self._span_began, numbers)
-        self._spanned, self._span_began, self._telling_ns = self._steps, time.time_ns(), 0
+        self._spanned = self._steps
+        self._begin_span()
+
+    def _begin_span(self) -> None:
+        self._span_began, self._span_zero = time.time_ns(), time.perf_counter_ns()
+        self._telling: list[int] = []

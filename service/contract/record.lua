@@ -201,9 +201,17 @@ local function begin(id, lane, a)
   end
 end
 
-local function claimed(id, lane)
-  return { id = id, number = num(id, lane .. '.next'), fence = num(id, lane .. '.fence'),
-    crashes = num(id, lane .. '.crashes') }
+local function next_job(a)
+  local function condemned(id) condemn(id, a.policy.invalid_problem) end
+  for _, class in ipairs(CLASSES) do
+    local id = best_of_class(a.lane, class, a.fingerprints, a.version, condemned)
+    if id then return id end
+  end
+end
+
+local function claimed(id, a)
+  return { task = { id = id, number = num(id, a.lane .. '.next'), fence = num(id, a.lane .. '.fence'),
+    crashes = num(id, a.lane .. '.crashes'), more = next_job(a) ~= nil } }
 end
 
 -- What to ring for after a worker's report; nothing for a record that is gone.
@@ -264,20 +272,15 @@ end
 
 function transitions.claim(a)
   lapse(a.policy, SCAN)
-  local function condemned(id) condemn(id, a.policy.invalid_problem) end
   local repeated = redis.call('GET', key('claim', a.token))
   if repeated and get(repeated, a.lane .. '.token') == a.token
     and num(repeated, a.lane .. '.lease') > 0 then
-    return { task = claimed(repeated, a.lane) }
+    return claimed(repeated, a)
   end
-  for _, class in ipairs(CLASSES) do
-    local id = best_of_class(a.lane, class, a.fingerprints, a.version, condemned)
-    if id then
-      begin(id, a.lane, a)
-      return { task = claimed(id, a.lane) }
-    end
-  end
-  return {}
+  local id = next_job(a)
+  if not id then return {} end
+  begin(id, a.lane, a)
+  return claimed(id, a)
 end
 
 function transitions.renew(a)

@@ -458,6 +458,7 @@ class Record:
             crashes=found["crashes"],
             spec=spec_of(job_id, fields),
             artifacts=artifacts_of(job_id, fields),
+            leaves_more=found["more"],
         )
 
     def _refuse(self, lane: Lane, found: Mapping[str, Any]) -> None:

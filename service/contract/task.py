@@ -39,6 +39,7 @@ class Task:
         crashes: Crashes of earlier attempts at this task.
         spec: The job as accepted.
         artifacts: Committed so far, by ``{lane}:{number}``.
+        leaves_more: Whether the same worker could have had another one: there is work for two.
     """
 
     job_id: str
@@ -48,6 +49,7 @@ class Task:
     crashes: int
     spec: JobSpec = field(repr=False)
     artifacts: Mapping[str, Artifact] = field(repr=False)
+    leaves_more: bool = False
 
     @property
     def kind(self) -> TaskKind:

@@ -8,7 +8,7 @@ prompt and no tenant; the job's id is an attribute, which a trace, unlike a metr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from opentelemetry import trace
@@ -122,7 +122,7 @@ def part(name: str, **attributes: str | int) -> Iterator[Span]:
         yield span
 
 
-def past(name: str, began_ns: int, attributes: Mapping[str, str | int]) -> None:
+def past(name: str, began_ns: int, attributes: Mapping[str, str | int | Sequence[int]]) -> None:
     """A span inside the current one of what began then and ends now.
 
     Args:

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from service.contract.connections import connect
+from service.contract.events import Picture
 from service.contract.job import Artifact, Lane
 from service.contract.record import Record, Signal, Task
 from tests.support.fleet import Fleet
@@ -71,21 +72,80 @@ def test_a_failed_report_says_nothing_and_is_not_repeated_at_once(
     assert len(caplog.records) == 2
 
 
-def test_a_slow_server_does_not_stop_the_next_step(fleet: Fleet, lease: Lease) -> None:
-    """The first report is held back; only the second has to wait for it, and none is left out."""
-    held, told = threading.Event(), list[int]()
+class Slow(Record):
+    """Holds reports of steps back."""
 
-    class Slow(Record):
-        def report_step(self, task: Task, step: int, total: int) -> Signal:
-            assert held.wait(10)
-            told.append(step)
-            return super().report_step(task, step, total)
+    def __init__(self, fleet: Fleet) -> None:
+        super().__init__(fleet.redis, fleet.record.policy)
+        self.begun, self.held, self.told = threading.Event(), threading.Event(), list[int]()
 
-    reporter = Reporter(Slow(fleet.redis, fleet.record.policy))
+    def report_step(self, task: Task, step: int, total: int) -> Signal:
+        self.begun.set()
+        assert self.held.wait(10)
+        self.told.append(step)
+        return super().report_step(task, step, total)
+
+
+def test_what_waits_behind_a_slow_answer_is_replaced(fleet: Fleet, lease: Lease) -> None:
+    """Telling never waits; the last one is told."""
+    record = Slow(fleet)
+    reporter = Reporter(record)
     reporter.step(lease, 1, 16)
-    assert told == []
-    held.set()
+    assert record.begun.wait(10)
     reporter.step(lease, 2, 16)
+    reporter.step(lease, 3, 16)
+    assert record.told == []
+    record.held.set()
     reporter.settle()
-    assert told == [1, 2]
+    assert record.told == [1, 3]
+    assert fleet.record.progress(lease.task.job_id).step == 3
+
+
+def test_hearing_waits_for_steps_and_not_for_previews(fleet: Fleet, lease: Lease) -> None:
+    shown, reporter = threading.Event(), Reporter(fleet.record)
+
+    def slow() -> Picture:
+        assert shown.wait(10)
+        return Picture(b"", 1, 1, "image/jpeg")
+
+    fleet.record.cancel(lease.task.job_id)
+    reporter.step(lease, 1, 16)
+    reporter.hear()
+    with pytest.raises(TaskCancelled):
+        lease.check()
+    reporter.preview(lease, 1, 16, slow)
+    reporter.hear()
+    assert fleet.record.preview(lease.task.job_id) is None
+    shown.set()
+    reporter.settle()
+    assert fleet.record.preview(lease.task.job_id) is not None
+
+
+def test_a_section_that_is_left_leaves_no_report_behind(fleet: Fleet, lease: Lease) -> None:
+    record = Slow(fleet)
+    reporter = Reporter(record)
+
+    def interrupted() -> None:
+        with reporter.settled():
+            reporter.step(lease, 1, 16)
+            record.held.set()
+            raise TaskCancelled
+
+    with pytest.raises(TaskCancelled):
+        interrupted()
+    assert record.told == [1]
+
+
+def test_a_mistake_in_one_report_is_logged_and_costs_nothing_else(
+    fleet: Fleet, lease: Lease, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> Picture:
+        raise ValueError("no picture")
+
+    reporter = Reporter(fleet.record)
+    reporter.preview(lease, 1, 16, broken)
+    reporter.settle()
+    assert "no picture" in caplog.text
+    reporter.step(lease, 2, 16)
+    reporter.hear()
     assert fleet.record.progress(lease.task.job_id).step == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import resource
 import shutil
+import signal
 import threading
 import time
 from collections import Counter
@@ -119,7 +120,12 @@ def job_id(fleet: Fleet) -> str:
     return fleet.submit(seconds=1.2, steps=2)
 
 
-def test_a_bell_sets_off_one_task(bench: Bench, job_id: str) -> None:
+def hush(bench: Bench) -> None:
+    """Nobody rings for the lane that samples."""
+    bench.fleet.redis.delete(bench.fleet.bells.queue(Lane.RENDER, "tiny").key)
+
+
+def test_one_task_after_the_other(bench: Bench, job_id: str) -> None:
     bench.runner.answer()
     assert set(bench.fleet.committed(job_id)) == {"render:0"}
     bench.runner.answer()
@@ -129,6 +135,51 @@ def test_a_bell_sets_off_one_task(bench: Bench, job_id: str) -> None:
     assert bench.outcomes() == {"committed": 2}
     # The next lane was told.
     assert bench.fleet.bells.queue(Lane.DELIVER, "tiny").count > 0
+
+
+def test_a_bell_sets_off_all_there_is(bench: Bench, job_id: str) -> None:
+    """Of its own lane nobody need ring, as long as one worker can do all of it in turn."""
+    hush(bench)
+    bench.runner.serve()
+    assert set(bench.fleet.committed(job_id)) == {"render:0", "render:1"}
+    assert bench.fleet.bells.queue(Lane.RENDER, "tiny").count == 0
+    assert bench.fleet.bells.queue(Lane.DELIVER, "tiny").count == 1
+
+
+def test_work_for_two_rings_for_another(bench: Bench, job_id: str) -> None:
+    other = bench.fleet.submit(seconds=1.2, steps=2)
+    hush(bench)
+    bench.runner.serve()
+    assert set(bench.fleet.committed(other)) == {"render:0", "render:1"}
+    assert bench.fleet.bells.queue(Lane.RENDER, "tiny").count > 0
+
+
+def test_a_bell_that_took_long_and_a_drain_leave_the_rest_to_another(
+    bench: Bench, job_id: str
+) -> None:
+    hush(bench)
+    bench.runner.serve(seconds=0)
+    assert set(bench.fleet.committed(job_id)) == {"render:0"}
+    assert bench.fleet.bells.queue(Lane.RENDER, "tiny").count == 1
+    hush(bench)
+    bench.storage.before_put = bench.drain.request
+    bench.runner.serve()
+    assert set(bench.fleet.committed(job_id)) == {"render:0", "render:1"}
+    assert bench.fleet.bells.queue(Lane.RENDER, "tiny").count == 1
+
+
+def test_each_task_of_a_bell_has_the_whole_of_its_time(bench: Bench, job_id: str) -> None:
+    left: list[int] = []
+    bench.storage.before_put = lambda: left.append(signal.alarm(5))
+    previous = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    try:
+        signal.alarm(1000)
+        bench.runner.serve()
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+    assert len(left) == 2
+    assert min(left) > 900
 
 
 def test_a_worker_that_should_stop_takes_no_task(bench: Bench, job_id: str) -> None:

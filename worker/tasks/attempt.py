@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from framepack.generation.plan import Plan, plan_generation
 from framepack.models.fingerprint import Fingerprint
 from framepack.presets import Models
 from framepack.types import Latents
-from service.contract.job import Artifact, Lane
+from service.contract.job import Artifact, JobSpec, Lane
 from service.contract.record import Task
 from service.contract.spent import Spent
 from service.contract.tracing import part
@@ -26,6 +27,25 @@ from worker.lease import Lease
 from worker.metrics import WorkerMetrics
 from worker.previews import Previews
 from worker.reporter import Reporter
+
+REMEMBERED_PLANS = 8
+
+
+class Plans:
+    """The plans of the jobs this process worked on last; a long video's takes long to make."""
+
+    def __init__(self) -> None:
+        self._by_job: OrderedDict[str, Plan] = OrderedDict()
+
+    def of(self, spec: JobSpec) -> Plan:
+        """The plan of a job, whose specification never changes."""
+        if spec.id not in self._by_job:
+            request = spec.request.to_generation()
+            self._by_job[spec.id] = plan_generation(request, spec.image_size)
+        self._by_job.move_to_end(spec.id)
+        while len(self._by_job) > REMEMBERED_PLANS:
+            self._by_job.popitem(last=False)
+        return self._by_job[spec.id]
 
 
 @dataclass(frozen=True)
@@ -38,6 +58,7 @@ class Tools:
         previews: Shows what is being sampled.
         metrics: Of this process.
         crash_point: Where a test wants this process to die.
+        plans: What was decided about jobs.
     """
 
     artifacts: Artifacts
@@ -45,6 +66,7 @@ class Tools:
     previews: Previews
     metrics: WorkerMetrics
     crash_point: CrashPoint
+    plans: Plans = field(default_factory=Plans)
 
 
 class PlanMismatch(Exception):  # noqa: N818 - reads as what it is at the raise site
@@ -87,7 +109,7 @@ class Attempt:
             PlanMismatch: It is not what the gateway accepted: other versions.
         """
         spec = self.task.spec
-        plan = plan_generation(spec.request.to_generation(), spec.image_size)
+        plan = self.tools.plans.of(spec)
         accepted = (spec.num_sections, spec.num_frames, spec.fps, spec.video_size)
         ours = (
             len(plan.sections),

@@ -70,7 +70,7 @@ def _sampled(attempt: Attempt, steps: Generator[Step, None, Latents], meter: Ste
             attempt.lease, attempt.models, attempt.plan.latent_size
         )
     total, reported = attempt.plan.steps, 0
-    with closing(steps):
+    with closing(steps), attempt.tools.reporter.settled():
         while True:
             try:
                 step = next(steps)
@@ -85,7 +85,7 @@ def _sampled(attempt: Attempt, steps: Generator[Step, None, Latents], meter: Ste
                 previews.queued(step)
             done = pace.steps_done(step.index + 1)
             with meter.telling():
-                attempt.tools.reporter.settle()
+                attempt.tools.reporter.hear()
                 attempt.check()  # what the last report was answered, before there is another
                 _report(attempt, range(reported, done))
                 previews.done(done, total)

@@ -109,6 +109,22 @@ class TestWayOfAJob:
         assert Claimer(record).claim() is not None
         assert Claimer(record).claim() is None
 
+    def test_whoever_claims_hears_whether_there_is_work_for_another(self, record: Record) -> None:
+        """Of its own kind: neither another engine's nor another preset's."""
+        record.submit(make_spec())
+        assert not Claimer(record).must_claim().leaves_more
+        for _ in range(2):
+            record.submit(make_spec())
+        worker = Claimer(record)
+        assert worker.must_claim().leaves_more
+        assert not worker.must_claim().leaves_more
+        mine, pinned = make_spec(), make_spec()
+        record.submit(pinned)
+        Claimer(record, fingerprint="engine-b").do_one()
+        record.submit(mine)
+        task = worker.must_claim()
+        assert (task.job_id, task.leaves_more) == (mine.id, False)
+
 
 class TestRepeatedCalls:
     """A client whose answer got lost asks again."""
