@@ -4,8 +4,9 @@ States seconds a step and a section, seconds a frame, model-FLOP utilisation aga
 own best matrix product, and peak memory. Weights are drawn where they are to wait, so nothing
 travels but this repository (and einops, jaxtyping and safetensors, where a machine has torch
 alone). `--placement` says where that is, or that products are to run in float8, and how many did is
-counted; `--vram` sets a hard cap, beyond which the allocator fails. `--heads`, `--double` and
-`--single` shrink the layout for a rehearsal on a CPU.
+counted; `--vram` sets a hard cap, beyond which the allocator fails. `--skip` also times a section
+in which every second step gives the residual of the one before: 12 of 25, whatever that looks like.
+`--heads`, `--double` and `--single` shrink the layout for a rehearsal on a CPU.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench._common import emit
+from framepack.generation.stepcache import ResidualCache
 from framepack.models.base import LevelLatents, TextCondition
 from framepack.models.float8 import CountedProducts
 from framepack.models.fused import fuse
@@ -34,6 +36,9 @@ IMAGE_TOKENS, TEXT_TOKENS, WINDOW, STEPS = 729, 100, 9, 25
 FRAMES_A_SECTION = 4 * WINDOW
 GUIDANCE = 10.0
 
+
+Step = Callable[..., Tensor]
+"""A timestep, and a step cache if there is one, to a velocity."""
 
 RESERVE_GIB = 0.6
 """Of a card, what the driver and the libraries take beside what PyTorch allocates, assumed."""
@@ -67,7 +72,7 @@ class Section:
     width: int
     height: int
 
-    def prepare(self) -> Callable[[Tensor], Tensor]:
+    def prepare(self) -> Step:
         """Our step, after the section's preparation."""
         config, like = self.model.config, next(self.model.parameters())
         area = (self.height // 8, self.width // 8)
@@ -93,7 +98,15 @@ class Section:
         positions = torch.arange(1, WINDOW + 1)[None]
         prepared = self.model.prepare(levels, positions, area, condition, GUIDANCE)
         target = draw(1, 16, WINDOW, *area)
-        return lambda timestep: self.model.predict(target, timestep, prepared)
+        return lambda timestep, cache=None: self.model.predict(target, timestep, prepared, cache)
+
+
+class EverySecond(ResidualCache):
+    """Runs the blocks in every second step, the first and the last of 25 among them."""
+
+    def must_run(self, signal: Tensor) -> bool:
+        """See `ResidualCache`."""
+        return self.step % 2 == 0
 
 
 class Clock:
@@ -176,7 +189,7 @@ def _one(
 ) -> dict[str, object]:
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    step: list[Callable[[Tensor], Tensor]] = []
+    step: list[Step] = []
     prepared = clock(lambda: step.append(section.prepare()))
     timesteps = torch.linspace(1000, 40, options.calls + options.warm_up)
     dtype = next(section.model.parameters()).dtype
@@ -198,7 +211,22 @@ def _one(
         "float8_products_per_step": products.count,
         "peak_gib": None if memory is None else round(memory, 2),
         "seconds": [round(value, 4) for value in took],
+        **(_skipping(step[0], prepared, dtype, clock) if options.skip else {}),
     }
+
+
+def _skipping(
+    step: Step, prepared: float, dtype: torch.dtype, clock: Clock
+) -> dict[str, dict[str, float]]:
+    """A whole section of 25 steps of which 12 are skipped."""
+    cache, timesteps = EverySecond(STEPS), torch.linspace(1000, 40, STEPS).to(dtype)
+    whole = prepared + clock(lambda: [step(t[None], cache) for t in timesteps])
+    found = {
+        "steps_skipped": cache.skipped,
+        "seconds_per_section": round(whole, 3),
+        "seconds_per_frame": round(whole / FRAMES_A_SECTION, 4),
+    }
+    return {"every_second_step": found}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -216,6 +244,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--compile", action="store_true", help="block by block")
     parser.add_argument("--placement", default="resident", help="see framepack generate")
     parser.add_argument("--vram", type=float, help="cap in GiB, as a card of that size leaves it")
+    parser.add_argument("--skip", action="store_true", help="also a section that skips 12 of 25")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     options = parser.parse_args(arguments)
     emit("step13b", list(arguments), measure(options), as_json=options.json)

@@ -24,6 +24,7 @@ from service.contract.spent import Spent
 from service.contract.storage.base import Storage
 from service.contract.tracing import working
 from worker import gpu
+from worker.beside import Beside
 from worker.drain import UNFIT, Drain
 from worker.engine import Engine
 from worker.failures import device_out_of_memory, out_of_memory, problem_of, unexplained, unfit
@@ -65,6 +66,14 @@ class Guards:
     drain: Drain
 
 
+@dataclass(frozen=True)
+class Claimed:
+    """A task that is ours, and the monotonic time before it was asked for."""
+
+    task: Task
+    asked_at: float
+
+
 class Runner:
     """Does tasks.
 
@@ -92,6 +101,9 @@ class Runner:
         self._decoders = decode.Decoders()
         self._too_large: str | None = None
         self._unexplained = 0
+        self._bells, self._progress = Beside("bells"), Beside("progress")
+        self._next: Claimed | None = None
+        self._until = 0.0
         self._functions: Mapping[TaskKind, Callable[[Attempt], Artifact]] = {
             "encode": encode.run,
             "sample": sample.run,
@@ -106,26 +118,36 @@ class Runner:
             seconds: After which the next task is left to another bell.
         """
         maximum = signal.alarm(0)  # set by RQ for one task; each gets the whole of it
-        end = time.monotonic() + seconds
+        self._until = time.monotonic() + seconds
         signal.alarm(maximum)
-        while self.answer():
-            if self._guards.drain.requested or time.monotonic() >= end:
-                self._ring(self._own())  # there may be more, and nobody else was told
-                return
+        while self._do_one():
             signal.alarm(maximum)
+            if self._next is None and not self._goes_on:
+                self._ring(self._own())  # there may be more, and nobody else was told
+                break
+        self._until = 0.0
+        self._settle()
 
-    def answer(self) -> bool:
+    def answer(self) -> None:
+        """Do one task, if there is one."""
+        self._do_one()
+        self._settle()
+
+    def _do_one(self) -> bool:
         """Do one task, if there is one; returns whether there was."""
+        claimed, self._next = self._next, None
         if self._guards.drain.requested:
+            if claimed is not None:
+                self._ring(self._links.record.release(claimed.task))
             return False
-        asked_at = time.monotonic()
-        task = self._links.record.claim(self._identity, uuid.uuid4().hex)
-        if task is None:
+        claimed = claimed or self._claim()
+        if claimed is None:
             return False
+        task = claimed.task
         if task.leaves_more:
             self._ring(self._own())
         seconds = self._links.record.policy.lease_ms / 1000
-        lease = Lease(task, seconds, asked_at, self._guards.drain)
+        lease = Lease(task, seconds, claimed.asked_at, self._guards.drain)
         self._tools.metrics.now(task.lane, "working")
         with (
             working(task.kind, task.spec.traceparent, _described(task)),
@@ -136,8 +158,23 @@ class Runner:
         self._ring(ring)
         self._make_room()
         if task.lane is Lane.DELIVER:
-            write_progress(self._links.storage, self._links.record, task.spec)
+            links, spec = self._links, task.spec
+            self._progress.do(lambda: write_progress(links.storage, links.record, spec))
         return True
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether this bell sets off a further task."""
+        return time.monotonic() < self._until and not self._guards.drain.requested
+
+    def _claim(self) -> Claimed | None:
+        asked_at = time.monotonic()
+        task = self._links.record.claim(self._identity, uuid.uuid4().hex)
+        return None if task is None else Claimed(task, asked_at)
+
+    def _settle(self) -> None:
+        self._bells.settle()
+        self._progress.settle()
 
     def _own(self) -> Ring:
         return [(self._identity.lane, preset) for preset in self._identity.fingerprints]
@@ -185,10 +222,18 @@ class Runner:
         return replace(sampling, vram=gpu.memory_bytes(self._engine.device).get("peak"))
 
     def _commit(self, lease: Lease, artifact: Artifact, spent: Spent) -> Committed:
-        """Commit, however often the answer gets lost, for as long as the task is ours."""
+        """Commit, however often the answer gets lost, for as long as the task is ours.
+
+        The next task is claimed in the same step: each step is a write to the server's disk.
+        """
+        asked_at = time.monotonic()
+        then = (self._identity, uuid.uuid4().hex) if self._goes_on else None
         while True:
             try:
-                return self._links.record.commit(lease.task, artifact, spent)
+                committed = self._links.record.commit(lease.task, artifact, spent, then)
+                if committed.next is not None:
+                    self._next = Claimed(committed.next, asked_at)
+                return committed
             except _AWAY:
                 if lease.lost:
                     raise LeaseLost(f"{lease.task.kind} of job {lease.task.job_id}") from None
@@ -237,6 +282,10 @@ class Runner:
             metrics.seconds_per_frame.labels(spec.request.preset).observe(seconds / frames)
 
     def _ring(self, lanes: Ring) -> None:
+        if lanes:
+            self._bells.do(lambda: self._ring_now(lanes))
+
+    def _ring_now(self, lanes: Ring) -> None:
         try:
             self._links.bells.ring(lanes)
         except _AWAY as error:

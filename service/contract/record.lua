@@ -336,7 +336,7 @@ local function tell_of_commit(a)
   end
 end
 
-function transitions.commit(a)
+local function commit(a)
   local field = 'artifact:' .. a.lane .. ':' .. a.number
   if get(a.id, field) == a.artifact then return { accepted = true, ring = refresh(a.id) } end
   if not holds(a.id, a.lane, a.fence) or num(a.id, a.lane .. '.next') ~= a.number then
@@ -354,6 +354,13 @@ function transitions.commit(a)
   tell_of_commit(a)
   end_overdue(a.id)
   return { accepted = true, ring = refresh(a.id) }
+end
+
+-- In the same step the worker may claim again, whatever became of the commit unless it had lost the task.
+function transitions.commit(a)
+  local answer = commit(a)
+  if a.next and not answer.signal then answer.task = transitions.claim(a.next).task end
+  return answer
 end
 
 function transitions.release(a)

@@ -144,10 +144,16 @@ class Submitted:
 
 @dataclass(frozen=True)
 class Committed:
-    """Answer to a commit; not accepted when the job is being cancelled."""
+    """Answer to a commit; not accepted when the job is being cancelled.
+
+    Attributes:
+        ring: Does not know of `next`.
+        next: What was claimed in the same step, if that was asked for and there was something.
+    """
 
     accepted: bool
     ring: Ring
+    next: Task | None = None
 
 
 @dataclass(frozen=True)
@@ -285,25 +291,12 @@ class Record:
             token: Unique to this request; the same token gets the same answer.
         """
         while True:
-            answer = self._script.call(
-                "claim",
-                lane=worker.lane,
-                worker=worker.name,
-                token=token,
-                fingerprints=dict(worker.fingerprints),
-                lease_ms=self.policy.lease_ms,
-                policy=self.policy.for_crashes(),
-                version=SCHEMA_VERSION,
-            )
+            answer = self._script.call("claim", **self._asking(worker, token))
             if "task" not in answer:
                 return None
-            found = answer["task"]
-            try:
-                return self._task(worker.lane, found)
-            except JobNotFound:
-                continue
-            except RecordUnreadable:
-                self._refuse(worker.lane, found)
+            task = self._task(worker.lane, answer["task"])
+            if task is not None:
+                return task
 
     def renew(self, task: Task) -> Signal:
         """Keep the lease.
@@ -344,13 +337,20 @@ class Record:
         where = {"section": task.section, "step": step, "total_steps": total_steps}
         return self._signal("preview", **task.claim, **where, **shown)
 
-    def commit(self, task: Task, artifact: Artifact, spent: Spent | None = None) -> Committed:
+    def commit(
+        self,
+        task: Task,
+        artifact: Artifact,
+        spent: Spent | None = None,
+        then: tuple[WorkerIdentity, str] | None = None,
+    ) -> Committed:
         """Make a task's result part of the job.
 
         Args:
             task: As claimed.
             artifact: Its result.
             spent: What it took.
+            then: Who claims the lane's next task in the same step, and with which token.
 
         Raises:
             LeaseLost: Another worker may own the task; the result is not part of the job.
@@ -362,10 +362,12 @@ class Record:
             number=task.number,
             artifact=stored,
             **({"spent": spent.for_script()} if spent else {}),
+            **({"next": self._asking(*then)} if then else {}),
         )
         if answer.get("signal") == "lost":
             raise LeaseLost(f"{task.kind} of job {task.job_id}")
-        return Committed(answer["accepted"], _ring(answer))
+        claimed = self._task(task.lane, answer["task"]) if "task" in answer else None
+        return Committed(answer["accepted"], _ring(answer), claimed)
 
     def release(self, task: Task) -> Ring:
         """Give a task back unfinished, at no charge: drained, paused, or cancelled."""
@@ -447,19 +449,37 @@ class Record:
             raise LeaseLost(f"{arguments['lane']} of job {arguments['id']}")
         return Signal(signal)
 
-    def _task(self, lane: Lane, found: Mapping[str, Any]) -> Task:
+    def _asking(self, worker: WorkerIdentity, token: str) -> dict[str, Any]:
+        return {
+            "lane": worker.lane,
+            "worker": worker.name,
+            "token": token,
+            "fingerprints": dict(worker.fingerprints),
+            "lease_ms": self.policy.lease_ms,
+            "policy": self.policy.for_crashes(),
+            "version": SCHEMA_VERSION,
+        }
+
+    def _task(self, lane: Lane, found: Mapping[str, Any]) -> Task | None:
+        """A claimed task; None if its record is gone, or cannot be read, which ends the job."""
         job_id = found["id"]
-        fields = self._fields(job_id)
-        return Task(
-            job_id=job_id,
-            lane=lane,
-            number=found["number"],
-            fence=found["fence"],
-            crashes=found["crashes"],
-            spec=spec_of(job_id, fields),
-            artifacts=artifacts_of(job_id, fields),
-            leaves_more=found["more"],
-        )
+        try:
+            fields = self._fields(job_id)
+            return Task(
+                job_id=job_id,
+                lane=lane,
+                number=found["number"],
+                fence=found["fence"],
+                crashes=found["crashes"],
+                spec=spec_of(job_id, fields),
+                artifacts=artifacts_of(job_id, fields),
+                leaves_more=found["more"],
+            )
+        except JobNotFound:
+            return None
+        except RecordUnreadable:
+            self._refuse(lane, found)
+            return None
 
     def _refuse(self, lane: Lane, found: Mapping[str, Any]) -> None:
         """End a job whose record cannot be read, so that it blocks nobody."""

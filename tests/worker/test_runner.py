@@ -63,11 +63,36 @@ class Forgetful(Record):
 
     answered = False
 
-    def commit(self, task: Task, artifact: Artifact, spent: Spent | None = None) -> Committed:
-        committed = super().commit(task, artifact, spent)
+    def commit(
+        self,
+        task: Task,
+        artifact: Artifact,
+        spent: Spent | None = None,
+        then: tuple[WorkerIdentity, str] | None = None,
+    ) -> Committed:
+        committed = super().commit(task, artifact, spent, then)
         if not self.answered:
             self.answered = True
             raise redis.exceptions.ConnectionError
+        return committed
+
+
+class Draining(Record):
+    """Asks the worker to stop right after its first commit, which claimed the next task."""
+
+    drain: Drain | None = None
+
+    def commit(
+        self,
+        task: Task,
+        artifact: Artifact,
+        spent: Spent | None = None,
+        then: tuple[WorkerIdentity, str] | None = None,
+    ) -> Committed:
+        committed = super().commit(task, artifact, spent, then)
+        assert committed.next is not None
+        assert self.drain is not None
+        self.drain.request()
         return committed
 
 
@@ -166,6 +191,21 @@ def test_a_bell_that_took_long_and_a_drain_leave_the_rest_to_another(
     bench.runner.serve()
     assert set(bench.fleet.committed(job_id)) == {"render:0", "render:1"}
     assert bench.fleet.bells.queue(Lane.RENDER, "tiny").count == 1
+
+
+def test_a_task_that_came_with_a_commit_is_given_back_by_a_worker_that_stops(
+    fleet: Fleet, engine: Engine, job_id: str
+) -> None:
+    record = Draining(fleet.redis, POLICY)
+    bench = Bench(fleet, engine, record)
+    record.drain = bench.drain
+    hush(bench)
+    bench.runner.serve()
+    assert bench.outcomes() == {"committed": 1}
+    assert fleet.bells.queue(Lane.RENDER, "tiny").count == 1
+    task = fleet.record.claim(WorkerIdentity("other", Lane.RENDER, engine.fingerprints()), "token")
+    assert task is not None
+    assert (task.job_id, task.number, task.crashes) == (job_id, 1, 0)
 
 
 def test_each_task_of_a_bell_has_the_whole_of_its_time(bench: Bench, job_id: str) -> None:
@@ -321,9 +361,10 @@ def test_a_commit_whose_answer_got_lost_is_asked_for_again(
     fleet: Fleet, engine: Engine, job_id: str
 ) -> None:
     bench = Bench(fleet, engine, Forgetful(fleet.redis, POLICY))
-    bench.runner.answer()
-    assert set(fleet.committed(job_id)) == {"render:0"}
-    assert bench.outcomes() == {"committed": 1}
+    bench.runner.serve()
+    assert set(fleet.committed(job_id)) == {"render:0", "render:1"}
+    assert bench.outcomes() == {"committed": 2}
+    assert fleet.names(job_id).count(events.SECTION_STARTED) == 1
 
 
 def test_a_device_that_is_too_small_gets_a_smaller_placement_and_the_same_bytes(

@@ -36,12 +36,13 @@ def run(attempt: Attempt) -> Artifact:
         generator,
     )
     preset = attempt.models.preset.name
-    with attempt.stage("dit"):
-        meter = StepMeter(attempt.tools.metrics, preset, work_of(attempt))
-        latents = _sampled(attempt, steps, meter)
-    attempt.spent.append(meter.spent)
-    checkpoint = SectionCheckpoint(latents, generator.get_state())
-    stored = attempt.store("safetensors", checkpoint.to_bytes(), CONTENT_TYPE)
+    with attempt.tools.reporter.settled():  # the last step is told while its section is stored
+        with attempt.stage("dit"):
+            meter = StepMeter(attempt.tools.metrics, preset, work_of(attempt))
+            latents = _sampled(attempt, steps, meter)
+        attempt.spent.append(meter.spent)
+        checkpoint = SectionCheckpoint(latents, generator.get_state())
+        stored = attempt.store("safetensors", checkpoint.to_bytes(), CONTENT_TYPE)
     attempt.tools.artifacts.remember(stored, checkpoint, checkpoint.num_bytes)
     return stored
 
@@ -70,15 +71,13 @@ def _sampled(attempt: Attempt, steps: Generator[Step, None, Latents], meter: Ste
             attempt.lease, attempt.models, attempt.plan.latent_size
         )
     total, reported = attempt.plan.steps, 0
-    with closing(steps), attempt.tools.reporter.settled():
+    with closing(steps):
         while True:
             try:
                 step = next(steps)
             except StopIteration as finished:
                 meter.span()
                 _report(attempt, range(reported, total))
-                attempt.tools.reporter.settle()
-                attempt.check()
                 latents: Latents = finished.value
                 return latents
             with meter.telling():

@@ -126,6 +126,55 @@ class TestWayOfAJob:
         assert (task.job_id, task.leaves_more) == (mine.id, False)
 
 
+class TestClaimingWithACommit:
+    """One step for both; the claim is as any other."""
+
+    def test_the_next_task_comes_with_the_answer(self, record: Record) -> None:
+        record.submit(make_spec())
+        worker = Claimer(record)
+        task = worker.must_claim()
+        artifact, then = make_artifact(task), (worker.identity, uuid.uuid4().hex)
+        committed = record.commit(task, artifact, then=then)
+        assert committed.accepted
+        assert committed.next is not None
+        assert (committed.next.number, committed.next.fence) == (1, task.fence + 1)
+        assert committed.next.artifacts == {"render:0": artifact}
+        assert record.commit(task, artifact, then=then).next == committed.next
+        assert worker.claim() is None
+
+    def test_it_is_whose_turn_it_is(self, record: Record) -> None:
+        mine, other = make_spec("mine"), make_spec("another", priority="high")
+        record.submit(mine)
+        worker = Claimer(record)
+        task = worker.must_claim()
+        record.submit(other)
+        then = (worker.identity, uuid.uuid4().hex)
+        claimed = record.commit(task, make_artifact(task), then=then).next
+        assert claimed is not None
+        assert claimed.job_id == other.id
+        assert claimed.leaves_more
+
+    def test_a_cancelled_job_hands_out_nothing_more(self, record: Record) -> None:
+        spec = make_spec()
+        record.submit(spec)
+        worker = Claimer(record)
+        task = worker.must_claim()
+        record.cancel(spec.id)
+        then = (worker.identity, uuid.uuid4().hex)
+        committed = record.commit(task, make_artifact(task), then=then)
+        assert (committed.accepted, committed.next) == (False, None)
+        assert record.get(spec.id).status is JobStatus.CANCELLED
+
+    def test_who_lost_the_task_claims_nothing(self, record: Record) -> None:
+        record.submit(make_spec())
+        worker = Claimer(record)
+        task = worker.must_claim()
+        record.release(task)
+        with pytest.raises(LeaseLost):
+            record.commit(task, make_artifact(task), then=(worker.identity, uuid.uuid4().hex))
+        assert worker.must_claim().number == task.number
+
+
 class TestRepeatedCalls:
     """A client whose answer got lost asks again."""
 
