@@ -3,7 +3,9 @@
     python -m bench.record --jobs 300 --clients 4
 
 Each task is a claim, a renewal, a reported step and a commit, as a worker does them, without the
-work in between; `clients` threads do them at once.
+work in between; `clients` threads do them at once. They share one Python, so what they get done in
+a second is a floor; the server's own milliseconds of CPU, which other work on the machine hardly
+changes, say what it could carry.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from redis import Redis
 
 from service.contract.census import take_census
 from service.contract.connections import connect
@@ -61,22 +65,32 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def server_seconds(client: Redis) -> float:
+    """CPU time that the server has used."""
+    used = client.info("cpu")
+    return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
+
+
 def measure(url: str, jobs: int, clients: int) -> dict[str, float]:
     """All figures."""
     with ThreadPoolExecutor(clients) as pool, connect(url) as client:
-        each = jobs // clients
+        each, before = jobs // clients, server_seconds(client)
         submitting = timed(lambda: list(pool.map(lambda _: submit(url, each), range(clients))))
+        submitted = server_seconds(client)
         census = min(timed(lambda: take_census(client)) for _ in range(3))
         memory = int(client.info("memory")["used_memory"])
         lanes = [lane for lane in Lane for _ in range(clients)]
         with ThreadPoolExecutor(len(lanes)) as workers:
-            began = time.perf_counter()
+            began, idle = time.perf_counter(), server_seconds(client)
             tasks = sum(workers.map(lambda lane: work(url, lane), lanes))
             working = time.perf_counter() - began - 0.5
+        worked = server_seconds(client) - idle
     return {
         "open_jobs": each * clients,
         "submits_per_second": round(each * clients / submitting),
         "tasks_per_second": round(tasks / working),
+        "server_ms_per_submit": round(1e3 * (submitted - before) / (each * clients), 2),
+        "server_ms_per_task": round(1e3 * worked / tasks, 2),
         "census_ms": round(1e3 * census, 1),
         "memory_mib": round(memory / 2**20, 1),
     }

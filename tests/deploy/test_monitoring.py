@@ -53,3 +53,12 @@ def test_every_alert_leads_to_its_page_of_the_runbook() -> None:
         link = alert["annotations"]["runbook_url"]
         assert link == f"{{{{ {PAGE} }}}}#{alert['alert'].lower()}"
         assert alert["labels"]["severity"] in ("page", "ticket")
+
+
+def test_the_rules_are_handed_to_a_clusters_prometheus_as_the_page_says() -> None:
+    page = (ROOT / "docs/operate.md").read_text()
+    command = page[page.index("{ printf") :].partition(" | kubectl")[0]
+    made = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, check=True)
+    resource = yaml.safe_load(made.stdout)
+    rules = yaml.safe_load((DEPLOY / "prometheus/rules/framepack.yml").read_text())
+    assert (resource["kind"], resource["spec"]) == ("PrometheusRule", rules)
