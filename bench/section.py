@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from bench._common import emit
 from framepack.models.base import LevelLatents, TextCondition
-from framepack.models.fused import fuse
+from framepack.models.fused import FusedLinear, fuse
 from framepack.models.hunyuan_video import HunyuanVideoConfig, PackedHunyuanVideo
 from framepack.packing.schedule import Kernel, Level
 
@@ -126,6 +126,9 @@ def our_section(model: PackedHunyuanVideo, given: Inputs) -> Callable[[], Callab
 def compiled(blocks: Sequence[nn.ModuleList]) -> None:
     """Compile every block by itself, in place: regional compilation, as either side would use."""
     for block in (block for each in blocks for block in each):
+        for layer in block.modules():
+            if isinstance(layer, FusedLinear):
+                layer.unpack()
         block.compile()
 
 

@@ -88,16 +88,23 @@ class FusedLinear(nn.Module):
         )
         self.float8 = False
 
+    def unpack(self) -> None:
+        """Give the weight its plain layout back, the only one that `torch.compile` can read."""
+        self.weight, self.packed = self._plain_weight(), False
+
     def use_float8(self) -> bool:
         """Multiply in float8 from now on: lossy. False if kernels do not take its shape."""
-        weight = self.get_buffer("weight")
-        weight = weight.to_dense() if self.packed else weight
+        weight = self._plain_weight()
         if not fits(weight):
             return False
         self.weight, scale = to_float8(weight)
         self.register_buffer("scale", scale, persistent=False)
         self.packed, self.float8 = False, True
         return True
+
+    def _plain_weight(self) -> Tensor:
+        weight = self.get_buffer("weight")
+        return weight.to_dense() if self.packed else weight
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.get_buffer("weight"), self.get_buffer("bias")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from framepack.errors import WeightsError
 from framepack.models.base import LevelLatents, TextCondition
-from framepack.models.fused import fuse
+from framepack.models.fused import FusedLinear, fuse
 from framepack.models.hunyuan_video import HunyuanVideoConfig, PackedHunyuanVideo
 from framepack.packing.schedule import Kernel
 
@@ -42,12 +42,18 @@ def randomise(model: nn.Module, seed: int) -> None:
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
-@pytest.fixture(scope="module", params=["as trained", "fused"])
+@pytest.fixture(scope="module", params=["as trained", "fused", "unpacked"])
 def both(request: pytest.FixtureRequest) -> tuple[PackedHunyuanVideo, nn.Module]:
     ours, oracle = PackedHunyuanVideo(SMALL).eval(), theirs(SMALL).eval()
     randomise(oracle, 0)
     ours.load_state_dict(oracle.state_dict())
-    return fuse(ours) if request.param == "fused" else ours, oracle
+    if request.param != "as trained":
+        fuse(ours)
+    if request.param == "unpacked":
+        for layer in ours.modules():
+            if isinstance(layer, FusedLinear):
+                layer.unpack()
+    return ours, oracle
 
 
 def random(*shape: int, seed: int) -> Tensor:
