@@ -256,6 +256,12 @@ def prompt_starts(request: GenerationRequest, config: GenerationConfig) -> tuple
     count, starts = num_sections(request.seconds, config), [0]
     for later in request.later_prompts:
         start = int(later.seconds / length)
+        if starts[-1] + 1 == count:
+            raise InvalidRequest(
+                "later_prompts",
+                f"no section is left for a prompt at {later.seconds:g} s: sections last "
+                f"{length:g} s, this video has {count}, and each prompt has one of its own",
+            )
         if not starts[-1] < start < count:
             raise InvalidRequest(
                 "later_prompts",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -111,15 +113,26 @@ def owned_by(parts: Services, asking: str, job_id: str) -> JobSpec:
     """A tenant's own job. Raises as `owned_job`."""
     if not _JOB_ID.fullmatch(job_id):
         raise JobNotFound(job_id)
-    try:
+    with telling_of_expired(parts, asking, job_id):
         spec = parts.record.spec(job_id)
+    if spec.tenant != asking:
+        raise JobNotFound(job_id)
+    return spec
+
+
+@contextmanager
+def telling_of_expired(parts: Services, asking: str | None, job_id: str) -> Iterator[None]:
+    """A job that is not there and was the tenant's has expired; None may know of anybody's.
+
+    Raises:
+        JobExpired: In the place of JobNotFound.
+    """
+    try:
+        yield
     except JobNotFound:
         if parts.keeping.expired(asking, job_id):
             raise JobExpired(job_id) from None
         raise
-    if spec.tenant != asking:
-        raise JobNotFound(job_id)
-    return spec
 
 
 OwnedJob = Annotated[JobSpec, Depends(owned_job)]

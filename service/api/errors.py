@@ -21,6 +21,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from framepack.errors import InvalidRequest, ScheduleSyntaxError
 from service.api.durability import UnsafeRedis
@@ -110,12 +111,15 @@ class ApiProblem(Exception):  # noqa: N818 - a problem is what it is called ever
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of problem answers with these statuses."""
+    """The OpenAPI description of problem answers with these statuses, and of those that all give.
+
+    Whatever is asked, a body that comes with it may be too large; where a key is needed it may also
+    be one that lacks the scope.
+    """
     schema = {"$ref": "#/components/schemas/ProblemView"}
     answers: dict[int | str, dict[str, Any]] = {}
-    # Where a key is needed it may also be one that lacks the scope.
     scoped = {403} if 401 in statuses else set()
-    for status in sorted({*statuses, *scoped}):
+    for status in sorted({*statuses, *scoped, 413}):
         kinds = {code: kind for code, kind in PROBLEMS.items() if kind.status == status}
         examples = {
             code: {"value": problem_view(ApiProblem(code, f"{kind.title}."), None).model_dump()}
@@ -155,6 +159,19 @@ def problem_response(
     return JSONResponse(body, view.status, headers, media_type=MEDIA_TYPE)
 
 
+Speaker = Callable[[ApiProblem, str | None], JSONResponse]
+
+DIALECTS: dict[str, Speaker] = {}
+"""Who words the problems of paths that begin so; all others are worded here."""
+
+
+def answer_for(scope: Scope, problem: ApiProblem) -> JSONResponse:
+    """A problem as the answer to a request, in the words that its path's clients understand."""
+    speakers = (speak for start, speak in DIALECTS.items() if scope["path"].startswith(start))
+    speak = next(speakers, problem_response)
+    return speak(problem, scope.get("request_id"))
+
+
 def invalid_fields(error: ValidationError | RequestValidationError) -> ApiProblem:
     """A validation error as pointers and reasons, without the values."""
     found = error.errors()
@@ -164,6 +181,12 @@ def invalid_fields(error: ValidationError | RequestValidationError) -> ApiProble
     return ApiProblem("invalid_request", "See errors for the fields and the reasons.", errors)
 
 
+def invalid_field(name: str, detail: str) -> ApiProblem:
+    """One field that is wrong, and why."""
+    error = FieldError(pointer=_pointer([name]), detail=detail)
+    return ApiProblem("invalid_request", "See errors for the fields and the reasons.", [error])
+
+
 def _pointer(location: Sequence[int | str]) -> str:
     """A JSON pointer, up to a name that could not be one of ours: that is input."""
     parts = [str(part) for part in location if part != "body"]
@@ -171,10 +194,21 @@ def _pointer(location: Sequence[int | str]) -> str:
     return "".join(["#", *(f"/{part}" for part in ours)])
 
 
+_PARTS_OF_TEXT = ("character", "characters")
+_PARTS_OF_LISTS = ("entry", "entries")
+
+
 def _reason(item: Mapping[str, Any]) -> str:
     """Why a field is refused. The messages of the types used here name limits, never values."""
     if item["type"] == "extra_forbidden":
         return "There is no such field."
+    if item["type"] in ("too_long", "too_short"):
+        # The library speaks of items, whatever they are.
+        most = item["type"] == "too_long"
+        count = item["ctx"]["max_length" if most else "min_length"]
+        one, many = _PARTS_OF_TEXT if isinstance(item["input"], str) else _PARTS_OF_LISTS
+        limit = f"at {'most' if most else 'least'} {count} {one if count == 1 else many}"
+        return f"Must have {limit}."
     message = str(item["msg"]).removeprefix("Value error, ")
     return message[:1].upper() + message[1:] + "."
 
@@ -183,13 +217,13 @@ def _invalid_choice(error: InvalidRequest) -> ApiProblem:
     detail = error.detail
     if isinstance(error, ScheduleSyntaxError):
         detail = f"at character {error.position + 1}: expected {error.expected}"
+    # It may be a field's field: webhook/url.
     pointer = FieldError(pointer=f"#/{error.field}", detail=detail)
     return ApiProblem("invalid_request", "See errors for the fields and the reasons.", [pointer])
 
 
 def _refused_image(error: ImageRefused) -> ApiProblem:
-    reason = FieldError(pointer="#/image", detail=str(error))
-    return ApiProblem("invalid_request", "See errors for the fields and the reasons.", [reason])
+    return invalid_field("image", str(error))
 
 
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
@@ -273,16 +307,9 @@ _TRANSLATIONS: dict[type[Exception], Callable[[Any], ApiProblem]] = {
 }
 
 
-def unexpected_response(error: Exception, request_id: str | None) -> JSONResponse:
+def unexpected_response(error: Exception, scope: Scope) -> JSONResponse:
     """The answer to an error nobody expected; its traceback goes to the log."""
-    return problem_response(_unexpected(error), request_id)
-
-
-def translated(error: Exception) -> ApiProblem | None:
-    """The problem that an expected error becomes; None for one nobody expected."""
-    found = (_TRANSLATIONS[kind] for kind in type(error).__mro__ if kind in _TRANSLATIONS)
-    translate = next(found, None)
-    return None if translate is None else translate(error)
+    return answer_for(scope, _unexpected(error))
 
 
 def install(app: FastAPI) -> None:
@@ -293,6 +320,6 @@ def install(app: FastAPI) -> None:
 
 def _handler(translate: Callable[[Any], ApiProblem]) -> Callable[[Request, Any], Any]:
     async def handle(request: Request, error: Any) -> Response:
-        return problem_response(translate(error), request.scope.get("request_id"))
+        return answer_for(request.scope, translate(error))
 
     return handle

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import ApiProblem, problem_response, unexpected_response
+from service.api.errors import ApiProblem, answer_for, unexpected_response
 from service.api.metrics import GatewayMetrics
 from service.contract.logs import about
 from service.contract.tracing import continuing
@@ -63,7 +63,7 @@ class Observe:
             except Exception as error:
                 if watched.status is not None:
                     raise
-                await unexpected_response(error, scope["request_id"])(scope, receive, watched.send)
+                await unexpected_response(error, scope)(scope, receive, watched.send)
 
 
 class _Watched:
@@ -123,8 +123,7 @@ class LimitBody:
         declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdecimal() and int(declared) > limit:
             await _discard(receive)
-            problem = problem_response(_too_large(limit), scope.get("request_id"))
-            await problem(scope, receive, send)
+            await answer_for(scope, _too_large(limit))(scope, receive, send)
             return
         await self._app(scope, _counted(receive, limit), send)
 

@@ -9,28 +9,33 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
-from fastapi.routing import APIRoute
+from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.responses import Response
 
-from service.api.errors import ApiProblem, invalid_fields, problem_response, translated
+from service.api.errors import (
+    DIALECTS,
+    ApiProblem,
+    documented,
+    invalid_fields,
+    problem_response,
+)
 from service.api.submission import (
     MAX_FORM_BYTES,
     Submission,
     checked_size,
+    form_of,
     idempotency_key,
     image_problem,
     picture_of,
-    require_utf8,
 )
 from service.contract.job import JobRequest, JobStatus
-from service.contract.views import FieldError, JobView, View
+from service.contract.views import FieldError, JobView, ProblemView, View
 
 POLL_AFTER_MILLISECONDS = "2000"
 _THEIR_NAMES = {"preset": "model", "image": "input_reference"}
@@ -112,6 +117,7 @@ def video_of(job: JobView) -> OpenAIVideoView:
         progress=job.progress.percent,
         created_at=int(job.created_at.timestamp()),
         completed_at=int(job.finished_at.timestamp()) if done and job.finished_at else None,
+        expires_at=None if job.expires_at is None else int(job.expires_at.timestamp()),
         prompt=job.input.prompt,
         seconds=f"{job.plan.duration_seconds:g}",
         size=f"{job.plan.width}x{job.plan.height}",
@@ -127,39 +133,42 @@ def _error_of(job: JobView) -> OpenAIErrorView | None:
     return OpenAIErrorView(code=job.error.code, message=job.error.detail)
 
 
-class DialectRoute(APIRoute):
-    """A route whose errors are problem documents that the official client understands too."""
+class OpenAIProblemView(ProblemView):
+    """A problem document that also has the member the client looks for."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, with errors translated."""
-        serve = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            try:
-                return await serve(request)
-            except Exception as error:
-                problem = translated(error)
-                if problem is None:
-                    raise
-                return _problem_in_dialect(problem, request.scope.get("request_id"))
-
-        return handle
+    error: OpenAIErrorView
 
 
-def _problem_in_dialect(problem: ApiProblem, request_id: str | None) -> Response:
+def problem_in_dialect(problem: ApiProblem, request_id: str | None) -> JSONResponse:
+    """A problem as the answer to the official client."""
     errors = [
         FieldError(pointer=_their(each.pointer), detail=each.detail) for each in problem.errors
     ]
-    reasons = [each.detail for each in errors] or [problem.detail]
-    error = OpenAIErrorView(
+    told = replace(problem, errors=errors)
+    return problem_response(told, request_id, {"error": _error_in_dialect(told).model_dump()})
+
+
+def _error_in_dialect(problem: ApiProblem) -> OpenAIErrorView:
+    reasons = [each.detail for each in problem.errors] or [problem.detail]
+    names = [each.pointer.rpartition("/")[2] for each in problem.errors]
+    return OpenAIErrorView(
         code=problem.code,
         message=" ".join(reasons),
         type=f"{problem.code}_error",
-        param=errors[0].pointer.removeprefix("#/") or None if errors else None,
+        param=names[0].removeprefix("#") or None if names else None,
     )
-    return problem_response(
-        replace(problem, errors=errors), request_id, {"error": error.model_dump()}
-    )
+
+
+def documented_in_dialect(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """As `documented`, with the member `error`."""
+    answers = documented(*statuses)
+    for answer in answers.values():
+        (content,) = answer["content"].values()
+        content["schema"] = {"$ref": f"#/components/schemas/{OpenAIProblemView.__name__}"}
+        for code, example in content["examples"].items():
+            problem = ApiProblem(code, example["value"]["detail"])
+            example["value"]["error"] = _error_in_dialect(problem).model_dump()
+    return answers
 
 
 def _their(pointer: str) -> str:
@@ -185,8 +194,7 @@ async def read_creation(request: Request) -> Submission:
     if media_type != "multipart/form-data":
         known = "multipart/form-data or application/json"
         raise ApiProblem("unsupported_media_type", f"Send the video's request as {known}.")
-    require_utf8(request)
-    async with request.form(max_files=1, max_fields=32, max_part_size=MAX_FORM_BYTES) as form:
+    async with form_of(request, "input_reference", MAX_FORM_BYTES) as form:
         file = form.get("input_reference")
         isfile = isinstance(file, UploadFile)
         image = await picture_of(file) if isfile else _from_reference(file or None)
@@ -257,3 +265,6 @@ def creation_body_schema() -> dict[str, Any]:
     closed = {"type": "object", "required": ["prompt"], "additionalProperties": False}
     content = {name: {"schema": {**closed, "properties": found}} for name, found in schemas.items()}
     return {"requestBody": {"required": True, "content": content}}
+
+
+DIALECTS["/v1/"] = problem_in_dialect

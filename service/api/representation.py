@@ -107,6 +107,14 @@ def etag(view: JobView, links_period: int) -> str:
     return f'W/"{hashlib.sha256(f"{links_period}:{state}".encode()).hexdigest()[:32]}"'
 
 
+def unchanged(tag: str, if_none_match: str | None) -> bool:
+    """Whether a client has what a tag names already (RFC 9110, 13.1.2: a weak comparison)."""
+    if if_none_match is None:
+        return False
+    known = {each.strip().removeprefix("W/") for each in if_none_match.split(",")}
+    return "*" in known or tag.removeprefix("W/") in known
+
+
 def _eta(parts: Services, spec: JobSpec, job: Job, progress: Progress) -> float | None:
     """By what the job itself has measured, else by what all jobs have."""
     if job.status is JobStatus.RUNNING:

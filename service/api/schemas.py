@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.api.openai_dialect import OpenAIProblemView
 from service.contract.event_views import EVENT_DATA
 from service.contract.views import EventView, ProblemView
 
@@ -188,7 +189,12 @@ def complete_document(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = derive()
-        shown: list[type[BaseModel]] = [ProblemView, EventView, *EVENT_DATA.values()]
+        shown: list[type[BaseModel]] = [
+            ProblemView,
+            OpenAIProblemView,
+            EventView,
+            *EVENT_DATA.values(),
+        ]
         _, schemas = models_json_schema(
             [(model, "serialization") for model in shown],
             ref_template="#/components/schemas/{model}",

@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -19,14 +20,15 @@ from pydantic import Field, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from service.api.errors import ApiProblem, invalid_fields
+from service.api.errors import ApiProblem, invalid_field, invalid_fields
 from service.api.images import MAX_IMAGE_BYTES
 from service.contract.job import JobRequest
-from service.contract.views import FieldError
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+MAX_FIELDS = 32
 MAX_FIELD_BYTES = 64 * 1024
 MAX_FORM_BYTES = MAX_IMAGE_BYTES + 128 * 1024
 MAX_JSON_BYTES = 4 * ((MAX_IMAGE_BYTES + 2) // 3) + 128 * 1024
@@ -106,9 +108,36 @@ def require_utf8(request: Request) -> None:
         raise ApiProblem("unsupported_media_type", "Send the form in UTF-8.")
 
 
-async def _read_form(request: Request) -> Submission:
+@asynccontextmanager
+async def form_of(request: Request, picture: str, most_bytes: int) -> AsyncIterator[FormData]:
+    """A form in UTF-8 with at most one file, the picture. Raises ApiProblem.
+
+    Args:
+        request: What was sent.
+        picture: The file's field.
+        most_bytes: The most that another field may hold.
+    """
     require_utf8(request)
-    async with request.form(max_files=1, max_fields=32, max_part_size=MAX_FIELD_BYTES) as form:
+    opened = request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=most_bytes)
+    try:
+        form = await opened
+    except HTTPException:
+        detail = (
+            f"Send a well-formed form of at most {MAX_FIELDS} fields and one file, a field of at "
+            f"most {most_bytes} bytes."
+        )
+        raise ApiProblem("malformed_body", detail) from None
+    try:
+        for name, value in form.items():
+            if name != picture and isinstance(value, UploadFile):
+                raise invalid_field(name, f"A file goes into the field {picture}.")
+        yield form
+    finally:
+        await form.close()
+
+
+async def _read_form(request: Request) -> Submission:
+    async with form_of(request, "image", MAX_FIELD_BYTES) as form:
         return Submission(_request_of(form), await picture_of(form.get("image")))
 
 
@@ -134,8 +163,7 @@ def _request_of(form: FormData) -> JobRequest:
 
 def image_problem(detail: str) -> ApiProblem:
     """The problem of a submission whose picture is missing or not one."""
-    errors = [FieldError(pointer="#/image", detail=detail)]
-    return ApiProblem("invalid_request", "See errors for the fields and the reasons.", errors)
+    return invalid_field("image", detail)
 
 
 _READERS: dict[str, Callable[[Request], Awaitable[Submission]]] = {

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from service.api.deps import TheServices, caller, owned_by
+from service.api.deps import Services, TheServices, caller, owned_by, telling_of_expired
 from service.api.errors import ApiProblem
 from service.contract.errors import JobNotFound
 from service.contract.job import JobSpec
@@ -87,12 +87,18 @@ async def viewed_job(
     Raises:
         ApiProblem: Neither key nor token is good.
         JobNotFound: There is no such job for this tenant.
+        JobExpired: There was.
     """
     if token is None:
         asking = await caller(request, parts)
         return await run_in_threadpool(owned_by, parts, asking.tenant, job_id)
     ViewTokens(parts.settings.signing_secret).check(job_id, token)
-    return await run_in_threadpool(parts.record.spec, job_id)
+    return await run_in_threadpool(_told_by_a_token, parts, job_id)
+
+
+def _told_by_a_token(parts: Services, job_id: str) -> JobSpec:
+    with telling_of_expired(parts, None, job_id):
+        return parts.record.spec(job_id)
 
 
 ViewedJob = Annotated[JobSpec, Depends(viewed_job)]

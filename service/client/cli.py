@@ -49,7 +49,8 @@ def main(
         reason = f"the service at {options.url} is unavailable: {error}"
         return complain(reason, UNAVAILABLE, _away(error) if options.json else None)
     except OSError as error:
-        return complain(error, REFUSED)
+        named = f"{error.filename}: {error.strerror}" if error.filename else error
+        return complain(named, REFUSED)
     except KeyboardInterrupt:
         return complain("interrupted; the job goes on", INTERRUPTED)
 

@@ -17,6 +17,8 @@ from service.contract.views import DryRunView, EventView, JobView
 
 DONE, JOB_FAILED, REFUSED, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
+PROMPT_CHARACTERS = 60
+
 REQUEST_FIELDS = (
     ("preset", str, "model to use"),
     ("seconds", float, "length of the video"),
@@ -72,8 +74,9 @@ def _fields(options: argparse.Namespace) -> dict[str, Any]:
 
 def _show_forecast(found: DryRunView, options: argparse.Namespace) -> int:
     plan, estimate = found.plan, found.estimate
+    sections = "1 section" if plan.num_sections == 1 else f"{plan.num_sections} sections"
     text = (
-        f"{plan.num_sections} sections, {plan.duration_seconds:g} s of {plan.width}x{plan.height}; "
+        f"{sections}, {plan.duration_seconds:g} s of {plan.width}x{plan.height}; "
         f"about {estimate.gpu_seconds:g} s of work, finished in {estimate.eta_seconds:g} s"
     )
     write(sys.stdout, found.model_dump_json() if options.json else text)
@@ -96,8 +99,14 @@ def list_jobs(client: Client, options: argparse.Namespace) -> int:
     """Show jobs, newest first."""
     metadata = dict(options.metadata or ())
     for job in client.list(*options.status or (), limit=options.limit or None, metadata=metadata):
-        _show(job, options)
+        _show(job, options, f"  {job.created_at:%Y-%m-%d %H:%M}  {_short(job.input.prompt)}")
     return DONE
+
+
+def _short(prompt: str) -> str:
+    """A prompt that leaves a line of a list a line."""
+    words = " ".join(prompt.split())
+    return words if len(words) <= PROMPT_CHARACTERS else f"{words[: PROMPT_CHARACTERS - 1]}…"
 
 
 def delete(client: Client, options: argparse.Namespace) -> int:
@@ -177,7 +186,7 @@ def _show_end(job: JobView, options: argparse.Namespace) -> int:
     return JOB_FAILED if failed else DONE
 
 
-def _show(job: JobView, options: argparse.Namespace) -> int:
-    text = f"{job.id} {job.status.value} {job.progress.percent}%"
+def _show(job: JobView, options: argparse.Namespace, more: str = "") -> int:
+    text = f"{job.id} {job.status.value} {job.progress.percent}%{more}"
     write(sys.stdout, job.model_dump_json() if options.json else text)
     return DONE

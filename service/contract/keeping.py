@@ -71,10 +71,13 @@ class Keeping:
         identity: str = self._script.call("identity", fresh=uuid.uuid4().hex)["identity"]
         return identity
 
-    def expired(self, tenant: str, job_id: str) -> bool:
-        """Whether a job that is not there was the tenant's and ended; known for thirty days."""
+    def expired(self, tenant: str | None, job_id: str) -> bool:
+        """Whether a job that is not there was the tenant's (None: anybody's) and ended.
+
+        Known for thirty days.
+        """
         owner = cast(str | None, self._redis.get(f"{KEY_PREFIX}gone:{job_id}"))
-        return owner == tenant
+        return owner is not None and tenant in (None, owner)
 
     def take_turn(self, name: str, every_ms: int) -> bool:
         """Whether the caller is to do what only one of all gateways need do in such a while."""

@@ -58,6 +58,20 @@ class ProblemView(View):
     errors: list[FieldError] | None = None
 
 
+class CheckView(View):
+    """Something the gateway needs; if it is away, how that shows."""
+
+    ok: bool
+    fault: str | None = None
+
+
+class ReadinessView(View):
+    """Whether jobs can be accepted now."""
+
+    status: Literal["ready", "unavailable"]
+    checks: dict[str, CheckView]
+
+
 class ProblemKindView(View):
     """What a problem's code means.
 

@@ -20,7 +20,7 @@ from sse_starlette.sse import EventSourceResponse, SendTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from service.api.deps import Services, TheServices
+from service.api.deps import Services, TheServices, telling_of_expired
 from service.api.errors import ApiProblem, documented
 from service.api.representation import job_view
 from service.api.schemas import EVENTS_TOLD, STREAM_EXAMPLE
@@ -83,12 +83,13 @@ async def follow_job(
     known = _sequence(after if last_event_id is None else last_event_id)
     view = None
     if known is None:
-        view = await run_in_threadpool(job_view, parts, spec)
+        view = await run_in_threadpool(_view, parts, spec)
     else:
         # Who comes back needs no view of the job; after an outage that is everybody at once.
         last = await parts.hub.last(spec.id)
         if last is None:
-            parts.followed.forget(spec.id)
+            # The job is gone; this says whether it expired.
+            await run_in_threadpool(_view, parts, spec)
             raise JobNotFound(spec.id)
         if last.type in TERMINAL and known >= last.sequence:
             return Response(status_code=204)
@@ -100,6 +101,16 @@ async def follow_job(
         ping_message_factory=lambda: ServerSentEvent(comment="alive"),
         send_timeout=SECONDS_TO_SEND,
     )
+
+
+def _view(parts: Services, spec: JobSpec) -> JobView:
+    """The job as it is now. Raises JobNotFound, JobExpired."""
+    with telling_of_expired(parts, spec.tenant, spec.id):
+        try:
+            return job_view(parts, spec)
+        except JobNotFound:
+            parts.followed.forget(spec.id)
+            raise
 
 
 def _sequence(last_event_id: str | None) -> int | None:

@@ -9,28 +9,42 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from service.api.deps import TheServices
 from service.api.errors import PROBLEMS, ApiProblem, documented
 from service.contract.job_problems import JOB_PROBLEMS
-from service.contract.views import ProblemKindsView, ProblemKindView
+from service.contract.views import CheckView, ProblemKindsView, ProblemKindView, ReadinessView
 
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/healthz")
+@router.get("/healthz", responses=documented())
 async def alive() -> dict[str, str]:
     """The process answers; nothing else is looked at."""
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={503: {"description": "Something needed is away; says what."}})
+@router.get(
+    "/readyz",
+    response_model=ReadinessView,
+    responses={
+        503: {"description": "Something needed is away; says what.", "model": ReadinessView},
+        **documented(),
+    },
+)
 def ready(parts: TheServices) -> Response:
     """Whether jobs can be accepted now, and if not, why."""
     found = parts.readiness.look()
-    checks = {name: {"ok": fault is None, "fault": fault} for name, fault in found.items()}
+    checks = {name: CheckView(ok=fault is None, fault=fault) for name, fault in found.items()}
     fine = all(fault is None for fault in found.values())
-    body = {"status": "ready" if fine else "unavailable", "checks": checks}
-    return JSONResponse(body, 200 if fine else 503)
+    view = ReadinessView(status="ready" if fine else "unavailable", checks=checks)
+    return JSONResponse(view.model_dump(), 200 if fine else 503)
 
 
-@router.get("/metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={
+        200: {"description": "The metrics.", "content": {"text/plain": {}}},
+        **documented(404),
+    },
+)
 def metrics(parts: TheServices) -> Response:
     """Metrics in the Prometheus text format; here only if they have no port of their own."""
     if parts.settings.metrics_port is not None:
@@ -58,7 +72,7 @@ _KINDS: dict[str, ProblemKindView] = {
 }
 
 
-@router.get("/problems")
+@router.get("/problems", responses=documented())
 async def problems() -> ProblemKindsView:
     """All codes, of answers and of failed jobs."""
     return ProblemKindsView(data=[_KINDS[code] for code in sorted(_KINDS)])

@@ -16,7 +16,7 @@ from service.api.deps import OwnedJob, Services, TheServices, TheTenant
 from service.api.errors import documented
 from service.api.forecast import forecast_in_turn
 from service.api.quota import QUOTA_HEADERS, quota_headers
-from service.api.representation import etag, job_view, just_accepted
+from service.api.representation import etag, job_view, just_accepted, unchanged
 from service.api.schemas import DRY_RUN_EXAMPLE, JOB_EXAMPLE
 from service.api.submission import read_submission, request_body_schema
 from service.api.waiting import PREFERENCE_APPLIED, PreferredWait, applied, wait_for_end
@@ -118,7 +118,10 @@ async def submit_job(
             },
             "content": {"application/json": {"example": JOB_EXAMPLE}},
         },
-        304: {"description": "Nothing has changed since If-None-Match."},
+        304: {
+            "description": "Nothing has changed since If-None-Match.",
+            "headers": {"ETag": {"description": "The same.", "schema": {"type": "string"}}},
+        },
         **documented(401, 404, 410, 500, 503),
     },
 )
@@ -139,7 +142,7 @@ async def read_job(
     headers = {"ETag": tag, "Cache-Control": "no-cache", **applied(wait)}
     if not view.status.terminal:
         headers["Retry-After"] = _next_look(view)
-    if if_none_match is not None and tag in if_none_match:
+    if unchanged(tag, if_none_match):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return JSONResponse(view.model_dump(mode="json"), headers=headers)
 

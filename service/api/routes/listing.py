@@ -127,6 +127,6 @@ def job_views(parts: Services, job_ids: list[str]) -> list[JobView]:
     },
 )
 def delete_job(spec: OwnedJob, parts: TheServices) -> Response:
-    """Delete a job that has ended, its clips and its video. One that runs is cancelled first."""
+    """Delete a job that has ended, its clips and its video. Cancel one that runs, first."""
     remove(parts, spec)
     return Response(status_code=HTTPStatus.NO_CONTENT)

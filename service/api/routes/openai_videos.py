@@ -10,14 +10,13 @@ from fastapi.responses import JSONResponse, RedirectResponse
 
 from service.api.acceptance import accept_in_turn
 from service.api.deps import OwnedJob, TheServices, TheTenant
-from service.api.errors import documented
 from service.api.openai_dialect import (
     POLL_AFTER_MILLISECONDS,
-    DialectRoute,
     OpenAIVideoDeletedView,
     OpenAIVideoListView,
     OpenAIVideoView,
     creation_body_schema,
+    documented_in_dialect,
     read_creation,
     video_of,
 )
@@ -28,7 +27,7 @@ from service.api.routes.listing import Limit, Order, job_views
 from service.api.routes.video import link_to_video
 from service.contract.views import JobView
 
-router = APIRouter(prefix="/v1/videos", tags=["openai"], route_class=DialectRoute)
+router = APIRouter(prefix="/v1/videos", tags=["openai"])
 
 
 @router.post(
@@ -40,7 +39,7 @@ router = APIRouter(prefix="/v1/videos", tags=["openai"], route_class=DialectRout
             "description": "Accepted, durably, as by `POST /jobs`.",
             "headers": QUOTA_HEADERS,
         },
-        **documented(400, 401, 408, 413, 415, 422, 429, 500, 503),
+        **documented_in_dialect(400, 401, 408, 413, 415, 422, 429, 500, 503),
     },
 )
 async def create_video(request: Request, asking: TheTenant, parts: TheServices) -> Response:
@@ -58,7 +57,10 @@ async def create_video(request: Request, asking: TheTenant, parts: TheServices) 
 @router.get(
     "/{job_id}",
     response_model=OpenAIVideoView,
-    responses={200: {"description": "The video's job."}, **documented(401, 404, 410, 500, 503)},
+    responses={
+        200: {"description": "The video's job."},
+        **documented_in_dialect(401, 404, 410, 500, 503),
+    },
 )
 def retrieve_video(spec: OwnedJob, parts: TheServices) -> Response:
     """Retrieve a video's job. A cancelled one is told as failed."""
@@ -74,7 +76,7 @@ def retrieve_video(spec: OwnedJob, parts: TheServices) -> Response:
             "description": "The finished video is there; the link expires after 15 minutes.",
             "headers": {"Location": {"description": "The link.", "schema": {"type": "string"}}},
         },
-        **documented(401, 404, 409, 410, 422, 500, 503),
+        **documented_in_dialect(401, 404, 409, 410, 422, 500, 503),
     },
 )
 def download_video(
@@ -84,7 +86,7 @@ def download_video(
     return RedirectResponse(link_to_video(parts, spec).url, HTTPStatus.FOUND)
 
 
-@router.get("", responses=documented(401, 422, 500, 503))
+@router.get("", responses=documented_in_dialect(401, 422, 500, 503))
 def list_videos(
     asking: TheTenant,
     parts: TheServices,
@@ -107,7 +109,7 @@ def list_videos(
     )
 
 
-@router.delete("/{job_id}", responses=documented(401, 404, 409, 410, 500, 503))
+@router.delete("/{job_id}", responses=documented_in_dialect(401, 404, 409, 410, 500, 503))
 def delete_video(spec: OwnedJob, parts: TheServices) -> OpenAIVideoDeletedView:
     """Delete a video's job and everything stored of it, once it has ended."""
     remove(parts, spec)

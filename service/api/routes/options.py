@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from framepack.generation.orders import ORDERS
 from framepack.generation.plan import GENERATION_CONFIGS, default_order
 from service.api.deps import TheServices
+from service.api.errors import documented
 from service.api.image_decoder import MAX_SIDE, MIN_SIDE
 from service.api.images import MAX_IMAGE_BYTES
 from service.contract.job import JobRequest
@@ -15,7 +16,7 @@ from service.contract.options import ImageLimits, OptionsView, OrderView, Preset
 router = APIRouter(tags=["jobs"])
 
 
-@router.get("/options")
+@router.get("/options", responses=documented())
 async def read_options(parts: TheServices) -> OptionsView:
     """What a request may choose here; the same for everybody, so without a key."""
     return OptionsView(

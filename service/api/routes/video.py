@@ -13,7 +13,7 @@ from service.api.errors import ApiProblem, documented
 from service.api.plan_views import video_view
 from service.api.schemas import MANIFEST_EXAMPLE
 from service.contract.errors import ObjectNotFound
-from service.contract.job import Artifact, Job, JobSpec
+from service.contract.job import Artifact, Job, JobSpec, JobStatus
 from service.contract.manifest import Manifest, manifest_key
 from service.contract.views import VideoLink
 
@@ -84,5 +84,6 @@ def _video_of(parts: Services, spec: JobSpec) -> Artifact:
 
 def _no_video(job: Job) -> ApiProblem:
     if job.status.terminal:
-        return ApiProblem("no_video", f"The job {job.status.value}; its clips may be in the job.")
+        ended = "failed" if job.status is JobStatus.FAILED else "was cancelled"
+        return ApiProblem("no_video", f"The job {ended}; the clips it has are in the job.")
     return ApiProblem("video_not_ready", f"The job is {job.status.value}; follow its events.")

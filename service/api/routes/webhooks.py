@@ -74,7 +74,7 @@ def _example(description: str, example: dict[str, Any]) -> dict[str, Any]:
             **_example("It is told of all jobs from now on.", _ENDPOINT),
             "headers": {"Location": {"description": "It.", "schema": {"type": "string"}}},
         },
-        **documented(400, 401, 409, 413, 422, 500, 503),
+        **documented(400, 401, 408, 409, 413, 422, 500, 503),
     },
 )
 def register_webhook(webhook: Webhook, asking: TheTenant, parts: TheServices) -> Response:
@@ -150,7 +150,7 @@ def remove_webhook(webhook_id: str, asking: TheTenant, parts: TheServices) -> Re
     response_model=DeliveriesView,
     responses={
         200: _example("All of them.", {"object": "list", "data": [_DELIVERY]}),
-        **documented(401, 404, 500, 503),
+        **documented(401, 404, 410, 500, 503),
     },
 )
 def list_deliveries(job_id: str, asking: TheTenant, parts: TheServices) -> Response:
@@ -166,7 +166,7 @@ def list_deliveries(job_id: str, asking: TheTenant, parts: TheServices) -> Respo
     response_model=DeliveryView,
     responses={
         202: _example("It is sent again, at once.", _DELIVERY),
-        **documented(401, 404, 500, 503),
+        **documented(401, 404, 410, 500, 503),
     },
 )
 def replay_delivery(

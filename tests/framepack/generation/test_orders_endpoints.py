@@ -101,3 +101,9 @@ def test_prompts_that_no_section_would_be_told_are_refused(seconds: list[float])
     with pytest.raises(InvalidRequest) as caught:
         plan_generation(request(*later), (64, 64))
     assert caught.value.field == "later_prompts"
+
+
+def test_a_video_of_one_section_says_that_it_has_no_room_for_another_prompt() -> None:
+    short = GenerationRequest("a", seconds=1, later_prompts=(PromptAt(0.5, "b"),))
+    with pytest.raises(InvalidRequest, match="no section is left for a prompt at"):
+        plan_generation(short, (64, 64))

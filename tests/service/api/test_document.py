@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from service.api.errors import PROBLEMS
+from service.api.openai_dialect import OpenAIProblemView
 from service.api.schemas import JOB_EXAMPLE
 from service.contract.views import JobView, ProblemView
 
@@ -75,7 +76,8 @@ def test_every_error_is_a_problem(document: dict[str, Any]) -> None:
                 (media_type,) = answer["content"]
                 assert media_type == "application/problem+json", (name, status)
                 reference = answer["content"][media_type]["schema"]["$ref"]
-                assert reference == "#/components/schemas/ProblemView"
+                dialect = "OpenAI" if "/v1/" in name else ""
+                assert reference == f"#/components/schemas/{dialect}ProblemView"
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
@@ -101,8 +103,20 @@ def test_the_examples_are_true(document: dict[str, Any]) -> None:
             examples = answer.get("content", {}).get("application/problem+json", {})
             for code, example in examples.get("examples", {}).items():
                 view = ProblemView.model_validate(example["value"])
+                if "error" in example["value"]:
+                    OpenAIProblemView.model_validate(example["value"])
                 assert view.code == code
                 assert PROBLEMS[code].status == view.status
+
+
+def test_every_operation_tells_of_bodies_that_are_too_large(
+    document: dict[str, Any], http: httpx.Client
+) -> None:
+    for name, operation in operations(document).items():
+        assert "413" in operation["responses"], name
+    # A question needs no body, and yet may come with one.
+    answer = http.request("GET", "/jobs", content=bytes(1 << 17))
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
 def test_both_bodies_of_a_submission_are_described(document: dict[str, Any]) -> None:

@@ -113,6 +113,7 @@ def test_a_deleted_job_leaves_nothing(
     worker.run(Lane.RENDER, 2)
     running = http.delete(f"/jobs/{job_id}")
     assert (running.status_code, running.json()["code"]) == (409, "job_conflict")
+    assert "cancel it" in running.json()["detail"]
     worker.run(Lane.DELIVER, 2)
     job = http.get(f"/jobs/{job_id}").json()
     assert job["links"]["delete"] == job["links"]["self"]

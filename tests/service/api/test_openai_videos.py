@@ -2,6 +2,7 @@
 
 import base64
 import io
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,6 +108,28 @@ def test_what_is_not_there_is_told_by_the_usual_exceptions(
         client.videos.download_content(video.id, variant="thumbnail")
 
 
+def test_whatever_is_refused_is_told_in_the_clients_words(
+    client: openai.OpenAI, picture: bytes, http: httpx.Client
+) -> None:
+    video = create(client, picture)
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.videos.remix(video.id, prompt="The girl sings.")
+    assert (unknown.value.code, unknown.value.type) == ("not_found", "not_found_error")
+    with pytest.raises(openai.UnprocessableEntityError) as variant:
+        client.videos.download_content(video.id, variant="thumbnail")
+    assert variant.value.param == "variant"
+    answers = {
+        "not_found": http.get("/v1/models"),
+        "method_not_allowed": http.put(f"/v1/videos/{video.id}"),
+        "body_too_large": http.post(f"/v1/videos/{video.id}", content=bytes(1 << 17)),
+    }
+    for code, answer in answers.items():
+        assert (answer.json()["code"], answer.json()["error"]["code"]) == (code, code)
+        assert answer.json()["error"]["message"]
+    # Elsewhere the service speaks its own words only.
+    assert "error" not in http.get("/v2/models").json()
+
+
 def test_an_end_without_a_video_is_failed(
     client: openai.OpenAI, worker: HandWorker, picture: bytes, http: Any
 ) -> None:
@@ -121,6 +144,17 @@ def test_an_end_without_a_video_is_failed(
     http.post(f"/jobs/{other.id}/cancel")
     cancelled = client.videos.retrieve(other.id)
     assert (cancelled.status, cancelled.error and cancelled.error.code) == ("failed", "cancelled")
+
+
+def test_a_video_that_ended_says_how_long_it_is_kept(
+    client: openai.OpenAI, picture: bytes, http: httpx.Client
+) -> None:
+    video = create(client, picture, extra_body={"retention_seconds": 90})
+    assert client.videos.retrieve(video.id).expires_at is None
+    http.post(f"/jobs/{video.id}/cancel")
+    expires = client.videos.retrieve(video.id).expires_at
+    assert expires is not None
+    assert 60 < expires - time.time() <= 91
 
 
 def test_videos_are_listed_and_deleted(

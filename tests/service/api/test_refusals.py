@@ -35,8 +35,8 @@ def nothing_is_stored(redis: Redis) -> Iterator[None]:
 
 
 BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
-    ({"prompt": ""}, "#/prompt", "at least 1"),
-    ({"prompt": "x" * 2001}, "#/prompt", "at most 2000"),
+    ({"prompt": ""}, "#/prompt", "at least 1 character."),
+    ({"prompt": "x" * 2001}, "#/prompt", "at most 2000 characters."),
     ({"prompt": f"{MARK}\u0000"}, "#/prompt", "control characters"),
     ({"prompt": 7}, "#/prompt", "string"),
     ({"seconds": True}, "#/seconds", "number"),
@@ -59,11 +59,11 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"image": 7}, "#/image", "string"),
     ({"image": None, "order": "inverted"}, "#/order", "give an image, or choose one of: forward"),
     ({"size": "huge"}, "#/size", "such as 832x480"),
-    ({"metadata": {f"key{n}": "x" for n in range(17)}}, "#/metadata", "at most 16"),
+    ({"metadata": {f"key{n}": "x" for n in range(17)}}, "#/metadata", "at most 16 entries."),
     ({"metadata": {MARK + " ~": "x"}}, "#/metadata", "pattern"),
     ({"metadata": {"": "x"}}, "#/metadata", "pattern"),
     ({"metadata": {"key": 7}}, "#/metadata/key", "string"),
-    ({"metadata": {"key": "x" * 513}}, "#/metadata/key", "at most 512"),
+    ({"metadata": {"key": "x" * 513}}, "#/metadata/key", "at most 512 characters."),
     ({"metadata": {"key": f"{MARK}\u0000"}}, "#/metadata/key", "control characters"),
     ({"metadata": MARK}, "#/metadata", "JSON object"),
 ]
@@ -87,6 +87,21 @@ def test_all_bad_fields_are_named_at_once(http: httpx.Client, picture: bytes) ->
     view = problem(answer, 422, "invalid_request")
     assert view.errors is not None
     assert {error.pointer for error in view.errors} == {"#/prompt", "#/steps", "#/seconds"}
+
+
+def test_a_picture_in_another_field_is_told_its_own(http: httpx.Client, picture: bytes) -> None:
+    for path, own in (("/jobs", "image"), ("/v1/videos", "input_reference")):
+        answer = http.post(path, data={"prompt": "x"}, files={"photo": ("a.jpg", picture)})
+        view = problem(answer, 422, "invalid_request")
+        assert view.errors is not None
+        (error,) = view.errors
+        assert (error.pointer, own in error.detail) == ("#/photo", True)
+
+
+def test_a_form_that_cannot_be_read_says_what_can(http: httpx.Client, picture: bytes) -> None:
+    two = [("image", ("a.jpg", picture)), ("image", ("b.jpg", picture))]
+    view = problem(http.post("/jobs", data={"prompt": "x"}, files=two), 400, "malformed_body")
+    assert "one file" in view.detail
 
 
 MALFORMED = [

@@ -42,11 +42,16 @@ def test_an_expired_job_says_so_and_leaves_nothing(
         shown = http.get(f"/jobs/{job['id']}").json()
         assert ended["status"] == "cancelled"
         assert shown["expires_at"] > shown["finished_at"]
+        token = http.get(f"/jobs/{job['id']}/token").json()
+        # From here on the gateway knows it as a job that is followed.
+        http.get(f"/jobs/{job['id']}/events", headers={"Last-Event-ID": "1"})
         wait_for(lambda: http.get(f"/jobs/{job['id']}").status_code == 410)
         for path in ("", "/video", "/events"):
             answer = http.get(f"/jobs/{job['id']}{path}")
             assert answer.status_code == 410
             assert answer.json()["code"] == "job_expired"
+        for url in (f"/jobs/{job['id']}/events?after=1", token["events"], token["playlist"]):
+            assert http.get(url).json()["code"] == "job_expired"
         assert http.post(f"/jobs/{job['id']}/cancel").status_code == 410
         assert [each["id"] for each in http.get("/jobs").json()["data"]] == [kept["id"]]
         wait_for(lambda: not list(folder.glob("*")))

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from service.client.cli import main
 from service.contract.errors import Problem
 from service.contract.job import JobRequest, Lane
 from tests.support.lanes import HandWorker
+from tests.support.processes import wait_for
 from tests.support.valkey import free_port
 
 Run = Callable[..., tuple[int, str, str]]
@@ -46,6 +48,11 @@ def test_submit_and_get_print_a_line_or_json(run: Run, photo: str) -> None:
     assert job["input"]["seconds"] == 2.4
 
 
+def test_a_picture_that_is_not_there_is_named(run: Run) -> None:
+    status, _, error = run("submit", "missing.jpg", "x")
+    assert (status, error) == (2, "framepack-jobs: missing.jpg: No such file or directory\n")
+
+
 def test_a_prompt_alone_is_text_to_video(
     run: Run, photo: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,11 +68,16 @@ def test_a_prompt_alone_is_text_to_video(
 
 
 def test_watching_a_job_saves_its_video(
-    run: Run, photo: str, worker: HandWorker, tmp_path: Path
+    run: Run, photo: str, worker: HandWorker, tmp_path: Path, http: httpx.Client
 ) -> None:
     _, line, _ = run("submit", photo, "x", "--seconds", "1")
     job_id = line.split()[0]
-    threading.Timer(0.3, lambda: worker.run_all(1)).start()
+
+    def work() -> None:
+        wait_for(lambda: "framepack_sse_clients 1.0" in http.get("/metrics").text)
+        worker.run_all(1)
+
+    threading.Thread(target=work).start()
     out = tmp_path / "out.mp4"
     status, printed, progress = run("watch", job_id, "-o", str(out))
     assert (status, printed) == (0, f"{out}\n")
@@ -108,7 +120,9 @@ def test_a_job_is_paused_and_goes_on(run: Run, photo: str) -> None:
 
 def test_jobs_are_listed_and_deleted(run: Run, photo: str) -> None:
     first, second = (run("submit", photo, "x", "--seed", seed)[1].split()[0] for seed in "12")
-    assert run("list")[1] == f"{second} queued 0%\n{first} queued 0%\n"
+    lines = run("list")[1].splitlines()
+    assert [line.partition("%")[0] for line in lines] == [f"{i} queued 0" for i in (second, first)]
+    assert all(line.endswith("  x") for line in lines)
     run("cancel", first)
     _, text, _ = run("list", "--status", "cancelled", "--json")
     assert [json.loads(line)["id"] for line in text.splitlines()] == [first]
