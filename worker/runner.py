@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -240,13 +241,14 @@ class Runner:
                 time.sleep(RETRY_SECONDS)
 
     def _failed(self, task: Task, error: Exception) -> Ring:
+        self._decoders.forget()
+        if out_of_memory(error):  # room first: what comes next needs some, too
+            traceback.clear_frames(error.__traceback__)
+            self._tools.artifacts.forget()
+            gpu.release_memory(self._engine.device)
         problem = problem_of(error)
         log.error("%s failed: %s", task.kind, problem.code, exc_info=error)
         self._settled(task, problem.code)
-        self._decoders.forget()
-        if out_of_memory(error):
-            self._tools.artifacts.forget()
-            gpu.release_memory(self._engine.device)
         if device_out_of_memory(error):
             self._too_large = task.spec.request.preset
         self._unexplained = self._unexplained + 1 if unexplained(error) else 0

@@ -53,6 +53,11 @@ class Gateway:
         """Whether it listens, as far as one can tell: it runs."""
         return self.alive()
 
+    def stop(self, seconds: float = 60.0) -> int:
+        """Ask it to stop. Returns its exit status."""
+        self._process.terminate()
+        return self._process.wait(seconds)
+
     def end(self) -> None:
         self._process.kill()
         self._process.wait()

@@ -26,13 +26,15 @@ def ask_the_kernel(num_bytes: int) -> None:
 
 
 def refuse_memory(pid: int) -> None:
-    """The kernel gives the process no further memory: it is told so, and lives."""
-    resource.prlimit(pid, resource.RLIMIT_DATA, (0, resource.RLIM_INFINITY))
+    """The kernel gives the process no more memory than it has: it is told so, and lives."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (has,) = (line.split()[1] for line in status if line.startswith("VmData:"))
+    resource.prlimit(pid, resource.RLIMIT_DATA, (1024 * int(has), resource.RLIM_INFINITY))
 
 
 @contextmanager
 def group_without_memory() -> Iterator[Path]:
-    """A group that the kernel gives one more MiB: who of it wants more is killed.
+    """A group that the kernel gives some pages more: who of it wants more is killed.
 
     Write a process id to its `cgroup.procs`; what a process has already does not count.
     """
@@ -42,7 +44,7 @@ def group_without_memory() -> Iterator[Path]:
         pytest.skip("needs the right to make a memory cgroup (version 1)")
     group = Path(tempfile.mkdtemp(prefix="test-", dir=_CGROUPS / names[0]))
     try:
-        (group / "memory.limit_in_bytes").write_text(str(2**20))
+        (group / "memory.limit_in_bytes").write_text(str(2**16))
         yield group
     finally:
         group.rmdir()
