@@ -37,7 +37,7 @@ from service.contract.storage import open_storage
 from tests.support import clock, memory
 from worker.__main__ import main
 
-SECONDS_TO_START = 60.0
+SECONDS_TO_START = 120.0
 
 
 class Worker:
