@@ -22,6 +22,7 @@ from service.api.images import ImageDecoders
 from service.api.links import Links
 from service.api.metrics import GatewayMetrics
 from service.api.middleware import LimitBody, Observe
+from service.api.origins import allow_origins
 from service.api.outlook import Outlook
 from service.api.readiness import Readiness
 from service.api.record_metrics import RecordCollector
@@ -100,6 +101,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The last one added sees a request first.
     app.add_middleware(LimitBody, limit_of=_body_limit)
     app.add_middleware(Observe, metrics=parts.metrics)
+    allow_origins(app, settings.allowed_origins)
     return app
 
 

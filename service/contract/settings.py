@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
+from pydantic import AfterValidator, Field, IPvAnyNetwork, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.contract.limits import Limits
 from service.contract.outbox import RETRY_SECONDS
 from service.contract.record import DAY_MS, RecordPolicy
 from service.contract.storage import LinkSigning
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_USUAL_PORTS = {"http": ":80", "https": ":443"}
+
+
+def _as_browsers_write_it(origin: str) -> str:
+    """An origin is compared letter by letter, so what no browser sends would never match."""
+    usual = _USUAL_PORTS.get(origin.partition("://")[0])
+    if not _ORIGIN.fullmatch(origin) or (usual and origin.endswith(usual)):
+        raise ValueError(
+            "an origin is scheme://host[:port] in lower case, without a path, a final slash, a "
+            "usual port or *, such as https://app.example.com; several have commas between them"
+        )
+    return origin
+
+
+Origin = Annotated[str, AfterValidator(_as_browsers_write_it)]
 
 
 class Settings(BaseSettings):
@@ -25,6 +43,8 @@ class Settings(BaseSettings):
         auth: ``keys``: requests need an API key (``python -m service keys create TENANT``).
             ``open``: for development; everybody is one tenant, and the gateway refuses to listen
             beyond loopback.
+        allowed_origins: Other origins whose pages may use the gateway from a browser, as
+            ``scheme://host[:port]`` with commas; empty: only its own page.
         key_pepper: Mixed into the hashes of API keys, so that who can write to Redis still cannot
             make one. Changing it makes all keys worthless.
         presets: Presets this deployment serves, with commas.
@@ -69,6 +89,7 @@ class Settings(BaseSettings):
     public_url: str = "http://127.0.0.1:8000"
     signing_secret: SecretStr = SecretStr("")
     auth: Literal["keys", "open"] = "keys"
+    allowed_origins: Annotated[tuple[Origin, ...], NoDecode] = ()
     key_pepper: SecretStr = SecretStr("")
     presets: Annotated[tuple[str, ...], NoDecode] = ("tiny",)
     weights: dict[str, str] = {}
@@ -104,6 +125,7 @@ class Settings(BaseSettings):
     @field_validator(
         "presets",
         "codebooks",
+        "allowed_origins",
         "backoff_seconds",
         "webhook_networks",
         "webhook_retry_seconds",

@@ -30,6 +30,36 @@ def test_a_way_to_ask_for_keys_that_is_none_is_refused(monkeypatch: pytest.Monke
         Settings()
 
 
+def test_origins_are_as_browsers_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = "https://app.example.com,http://localhost:5173,http://[::1]:3000,capacitor://localhost"
+    monkeypatch.setenv("FRAMEPACK_ALLOWED_ORIGINS", given)
+    assert Settings().allowed_origins == tuple(given.split(","))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "app.example.com",
+        "https://*.example.com",
+        "https://app.example.com/",
+        "https://app.example.com/app",
+        "https://App.example.com",
+        "https://app.example.com:443",
+        "http://app.example.com:80",
+        "https://user@app.example.com",
+        "https://app.example.com, https://b.example.com",
+    ],
+)
+def test_what_no_browser_sends_as_an_origin_is_refused(
+    monkeypatch: pytest.MonkeyPatch, origin: str
+) -> None:
+    monkeypatch.setenv("FRAMEPACK_ALLOWED_ORIGINS", origin)
+    with pytest.raises(ValidationError, match=r"allowed_origins(.|\n)*scheme://host\[:port\]"):
+        Settings()
+
+
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRAMEPACK_SIGNING_SECRET", "hush")
     monkeypatch.setenv("FRAMEPACK_KEY_PEPPER", "hush")
