@@ -182,8 +182,8 @@ def invalid_fields(error: ValidationError | RequestValidationError) -> ApiProble
 
 
 def invalid_field(name: str, detail: str) -> ApiProblem:
-    """One field that is wrong, and why."""
-    error = FieldError(pointer=_pointer([name]), detail=detail)
+    """One field that is wrong, and why; a field's field has its path, `webhook/url`."""
+    error = FieldError(pointer=_pointer(name.split("/")), detail=detail)
     return ApiProblem("invalid_request", "See errors for the fields and the reasons.", [error])
 
 

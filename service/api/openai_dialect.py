@@ -28,8 +28,9 @@ from service.api.errors import (
 from service.api.submission import (
     MAX_FORM_BYTES,
     Submission,
-    checked_size,
+    checked,
     form_of,
+    from_texts,
     idempotency_key,
     image_problem,
     picture_of,
@@ -190,7 +191,7 @@ async def read_creation(request: Request) -> Submission:
     if media_type == "application/json":
         fields = await _json_object(request)
         image = _from_reference(fields.pop("input_reference", None))
-        return checked_size(Submission(_checked(fields, JobRequest.model_validate), image, key))
+        return checked(Submission(_checked(fields, JobRequest.model_validate), image, key))
     if media_type != "multipart/form-data":
         known = "multipart/form-data or application/json"
         raise ApiProblem("unsupported_media_type", f"Send the video's request as {known}.")
@@ -199,8 +200,8 @@ async def read_creation(request: Request) -> Submission:
         isfile = isinstance(file, UploadFile)
         image = await picture_of(file) if isfile else _from_reference(file or None)
         fields = {name: value for name, value in form.items() if name != "input_reference"}
-        request_fields = _checked(fields, JobRequest.model_validate_strings)
-        return checked_size(Submission(request_fields, image, key))
+        request_fields = _checked(fields, from_texts)
+        return checked(Submission(request_fields, image, key))
 
 
 async def _json_object(request: Request) -> dict[str, Any]:
@@ -229,7 +230,7 @@ def _checked(
 
 def _number(text: str) -> float | str:
     try:
-        return float(text)
+        return text if "_" in text else float(text)
     except ValueError:
         return text
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -64,11 +64,16 @@ async def read_submission(request: Request) -> Submission:
         known = " or ".join(_READERS)
         raise ApiProblem("unsupported_media_type", f"Send the job as {known}.")
     key = idempotency_key(request)
-    return checked_size(replace(await reader(request), idempotency_key=key))
+    return checked(replace(await reader(request), idempotency_key=key))
 
 
-def checked_size(submission: Submission) -> Submission:
-    """A submission whose picture may be looked at. Raises ApiProblem."""
+def checked(submission: Submission) -> Submission:
+    """A submission that says something, and whose picture may be looked at. Raises ApiProblem."""
+    later = enumerate(submission.request.later_prompts)
+    prompts = {f"later_prompts/{number}/prompt": each.prompt for number, each in later}
+    for pointer, prompt in {"prompt": submission.request.prompt, **prompts}.items():
+        if not prompt.strip():
+            raise invalid_field(pointer, "Must say something; there are only spaces.")
     if len(submission.image or b"") > MAX_IMAGE_BYTES:
         detail = f"The picture must not be larger than {MAX_IMAGE_BYTES} bytes."
         raise ApiProblem("body_too_large", detail)
@@ -156,9 +161,19 @@ def _request_of(form: FormData) -> JobRequest:
     try:
         if set(fields) == {"request"}:
             return JobRequest.model_validate_json(str(fields["request"]))
-        return JobRequest.model_validate_strings(fields)
+        return from_texts(fields)
     except ValidationError as error:
         raise invalid_fields(error) from None
+
+
+def from_texts(fields: Mapping[str, Any]) -> JobRequest:
+    """A request whose values are all texts, as a form's are. Raises ValidationError, ApiProblem."""
+    request = JobRequest.model_validate_strings(fields)
+    for name, text in fields.items():
+        # Python writes 1_000 too, and the validation takes it.
+        if "_" in text and isinstance(getattr(request, name), int | float):
+            raise invalid_field(name, "Must be a number in decimal digits.")
+    return request
 
 
 def image_problem(detail: str) -> ApiProblem:

@@ -109,6 +109,11 @@ Text = Annotated[
     AfterValidator(_composed),
     Field(max_length=MAX_PROMPT_CHARACTERS),
 ]
+Prompt = Annotated[
+    Text,
+    Field(min_length=1, json_schema_extra={"pattern": r"\S"}),
+]
+"""What the video shows. The gateway refuses one of only spaces; jobs of before may have it."""
 
 
 class LaterPrompt(BaseModel):
@@ -122,7 +127,7 @@ class LaterPrompt(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)]
-    prompt: Annotated[Text, Field(min_length=1)]
+    prompt: Prompt
 
 
 def _from_text(value: Any) -> Any:
@@ -192,7 +197,7 @@ class JobRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    prompt: Annotated[Text, Field(min_length=1)]
+    prompt: Prompt
     preset: Annotated[str, Field(max_length=64)] = "tiny"
     seconds: Annotated[float, Field(ge=0.1, le=MAX_SECONDS)] = 5.0
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None

@@ -169,7 +169,8 @@ FORM_FIELDS: list[tuple[str, dict[str, str]]] = [
     ("not a number", {"prompt": "x", "seconds": "nan"}),
     ("infinity", {"prompt": "x", "seconds": "inf"}),
     ("a number of another script", {"prompt": "x", "steps": "٤"}),
-    ("a number with underscores", {"prompt": "x", "steps": "1_0_0_0_0_0"}),
+    ("a number with underscores", {"prompt": "x", "steps": "1_0"}),
+    ("a length with underscores", {"prompt": "x", "seconds": "1_0"}),
     ("metadata that is no object", {"prompt": "x", "metadata": "NaN"}),
 ]
 

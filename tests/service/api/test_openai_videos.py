@@ -73,6 +73,8 @@ def test_a_picture_may_come_as_a_data_url(http: httpx.Client) -> None:
     remote = {**body, "input_reference": {"image_url": "https://example.org/a.png"}}
     refused = http.post("/v1/videos", json=remote)
     assert (refused.status_code, refused.json()["error"]["param"]) == (422, "input_reference")
+    grouped = http.post("/v1/videos", json={**body, "seconds": "1_0"})
+    assert (grouped.status_code, grouped.json()["error"]["param"]) == (422, "seconds")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,8 @@ def test_a_picture_may_come_as_a_data_url(http: httpx.Client) -> None:
     [
         ({"model": "sora-2"}, "model", "choose one of: tiny"),
         ({"seconds": "ten"}, "seconds", "number"),
+        ({"seconds": "1_0"}, "seconds", "decimal digits"),
+        ({"prompt": "  "}, "prompt", "only spaces"),
         ({"input_reference": ("a.jpg", b"no picture")}, "input_reference", "picture"),
     ],
 )

@@ -36,6 +36,12 @@ def nothing_is_stored(redis: Redis) -> Iterator[None]:
 
 BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": ""}, "#/prompt", "at least 1 character."),
+    ({"prompt": " \n\u3000"}, "#/prompt", "only spaces"),
+    (
+        {"later_prompts": [{"seconds": 1, "prompt": "x"}, {"seconds": 2, "prompt": " "}]},
+        "#/later_prompts/1/prompt",
+        "only spaces",
+    ),
     ({"prompt": "x" * 2001}, "#/prompt", "at most 2000 characters."),
     ({"prompt": f"{MARK}\u0000"}, "#/prompt", "control characters"),
     ({"prompt": 7}, "#/prompt", "string"),
@@ -87,6 +93,16 @@ def test_all_bad_fields_are_named_at_once(http: httpx.Client, picture: bytes) ->
     view = problem(answer, 422, "invalid_request")
     assert view.errors is not None
     assert {error.pointer for error in view.errors} == {"#/prompt", "#/steps", "#/seconds"}
+
+
+def test_a_number_of_a_form_is_decimal_digits(http: httpx.Client, picture: bytes) -> None:
+    for name in ("seconds", "steps", "seed"):
+        form = {"prompt": "under_scored", name: "1_0"}
+        answer = http.post("/jobs", data=form, files={"image": ("a", picture)})
+        view = problem(answer, 422, "invalid_request")
+        assert view.errors is not None
+        (error,) = view.errors
+        assert (error.pointer, "decimal digits" in error.detail) == (f"#/{name}", True)
 
 
 def test_a_picture_in_another_field_is_told_its_own(http: httpx.Client, picture: bytes) -> None:
