@@ -11,6 +11,8 @@ from tests.support.processes import wait_for
 
 OpenPage = Callable[..., Page]
 """Opens a URL in a fresh browser profile: (url, **context options)."""
+PATIENCE_SECONDS = 60
+"""How long a browser may take to do anything, on a machine that does much else."""
 
 _PLAYING = """[...document.querySelectorAll('#screen video')].some(
     video => !video.hidden && video.videoWidth > 0 && video.currentTime > 0 && !video.error)"""
@@ -18,7 +20,7 @@ _PLAYING = """[...document.querySelectorAll('#screen video')].some(
 
 def until(page: Page, expression: str) -> None:
     """Wait until JavaScript is true. The page's policy forbids Playwright's own way of waiting."""
-    wait_for(lambda: page.evaluate(expression))
+    wait_for(lambda: page.evaluate(expression), PATIENCE_SECONDS)
 
 
 def until_playing(page: Page) -> None:

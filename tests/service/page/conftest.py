@@ -8,14 +8,23 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    expect,
+    sync_playwright,
+)
 from redis import Redis
 
 from service.contract.record import Record
 from tests.service.conftest import RunningGateway
-from tests.support.browsing import OpenPage, until
+from tests.support.browsing import PATIENCE_SECONDS, OpenPage, until
 from tests.support.films import FilmWorker
 from tests.support.system import require_program
+
+expect.set_options(timeout=1000 * PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +57,7 @@ def open_page(browser: Browser, complaints: list[str]) -> Iterator[OpenPage]:
         settings = {"viewport": {"width": 1280, "height": 900}, **options}
         contexts.append(browser.new_context(**settings))  # type: ignore[arg-type]
         page = contexts[-1].new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(1000 * PATIENCE_SECONDS)
         page.on("console", note)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(url)
