@@ -102,6 +102,7 @@ def estimate(config: TrainingConfig, processes: int = 1) -> Estimate:
             "gradients": _WHOLE * trained // processes,
             "optimiser states": _states(model, settings, trained) // processes,
             "averaged weights": _WHOLE * trained // processes,
+            "teacher's weights": 0 if settings.distillation is None else each * _size(model),
             "weights cast by autocast": _HALF * trained // processes,
             "activations": inputs * (kept * held + each * (len(blocks) - held)),
         },

@@ -334,6 +334,18 @@ def collate(examples: Sequence[Example], uncaptioned: CachedPrompt) -> Batch:
     )
 
 
+def uncaptioned_batch(batch: Batch, uncaptioned: CachedPrompt) -> Batch:
+    """The same examples without their captions."""
+    count = len(batch.target)
+    condition = replace(
+        batch.condition,
+        text=uncaptioned.text.expand(count, -1, -1),
+        pooled=uncaptioned.pooled.expand(count, -1),
+        mask=None,
+    )
+    return replace(batch, condition=condition)
+
+
 def _padded(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     """Stack (1, l, d) states of different lengths; no mask if they are all as long."""
     longest = max(text.shape[1] for text in texts)

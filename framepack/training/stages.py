@@ -198,7 +198,7 @@ class Training:
         halved = settings.memory.frozen != "float32"
         dtype = torch.bfloat16 if halved else torch.float32
         model = load_transformer(self.models.folder("transformer"), "cpu", dtype)
-        corpora = self.corpora()
+        corpora, taught = self.corpora(), self._teacher_folder()
         run = TransformerRun(
             model,
             settings,
@@ -206,6 +206,7 @@ class Training:
             self.folder / "transformer",
             processes=self.processes,
             device=self.device,
+            teacher=None if taught is None else load_transformer(taught, "cpu", dtype),
         )
         run.observers.extend(self.observers)
         if self.config.previews is not None:
@@ -214,11 +215,18 @@ class Training:
         yield from run.advance(steps)
         self.export(run)
 
+    def _teacher_folder(self) -> Path | None:
+        """What the training started from, where it lies, since ``weights/`` moves on."""
+        if self.config.transformer.distillation is None or _nothing(self.config):
+            return None
+        return load_preset(self.config.preset, _existing(self.config)).folder("transformer")
+
     def _keyed(self, corpus: Corpus) -> Corpus:
-        """A corpus that belongs to the base too, for a LoRA: on another one it is another run."""
-        return (
-            corpus if self.lora is None else replace(corpus, key=f"{corpus.key} {self._base_key}")
-        )
+        """A corpus that belongs to a LoRA's base and to a teacher, too: others are another run."""
+        keys = [corpus.key] if self.lora is None else [corpus.key, self._base_key]
+        teacher = self._teacher_folder()
+        keys += [] if teacher is None else [files_sha256(teacher, self.folder / "hashes")]
+        return replace(corpus, key=" ".join(keys))
 
     @property
     def _base_key(self) -> str:

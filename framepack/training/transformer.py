@@ -24,6 +24,7 @@ from framepack.models.lora import weight_shapes
 from framepack.packing.schedule import BASE_KERNEL, Level, pooled_first
 from framepack.training.average import trained_parameters
 from framepack.training.cache import CachedClip, CachedPrompt
+from framepack.training.distillation import DistillationSettings, Teacher
 from framepack.training.examples import Arm, Batch, Choice, choose_batch, collate, same_size
 from framepack.training.levels import NoiseLevels
 from framepack.training.lora import LoraTraining, add_lora
@@ -60,6 +61,7 @@ class TransformerTraining:
         train: Of the weights: all, or only the layers that a base without packing lacks.
         lora: Train factors beside frozen weights instead.
         memory: What is saved at the cost of time.
+        distillation: Learn the start's guided velocity instead of the clips' own.
     """
 
     run: RunSettings
@@ -78,6 +80,7 @@ class TransformerTraining:
     train: Literal["all", "new_layers"] = "all"
     lora: LoraTraining | None = None
     memory: MemorySettings = field(default_factory=MemorySettings)
+    distillation: DistillationSettings | None = None
 
 
 class Denoiser(nn.Module):
@@ -123,6 +126,7 @@ class TransformerRun(Run[PackedHunyuanVideo]):
         folder: Path,
         processes: Processes | None = None,
         device: torch.device = _CPU,
+        teacher: PackedHunyuanVideo | None = None,
     ) -> None:
         """Start a run, or resume the one whose state lies in the folder.
 
@@ -133,10 +137,11 @@ class TransformerRun(Run[PackedHunyuanVideo]):
             folder: For state and log.
             processes: That train together.
             device: Of this process.
+            teacher: The weights that the whole run started from, if it distils their guidance.
 
         Raises:
-            InvalidRequest: The folder's state belongs to other settings or clips, or the batch
-                cannot be divided.
+            InvalidRequest: The folder's state belongs to other settings or clips, the batch cannot
+                be divided, or there is no teacher to distil.
         """
         processes = processes or Processes()
         self.settings, self.corpus = settings, corpus
@@ -146,6 +151,7 @@ class TransformerRun(Run[PackedHunyuanVideo]):
         _mark_trained(model, settings)
         self.denoiser = Denoiser(model.train(), settings.guidance_scale)
         place(model, settings.memory, device if processes.count == 1 else torch.device("cpu"))
+        self._teacher = self._make_teacher(teacher, device)
         if processes.count > 1:
             shard(self.denoiser, blocks_of(model), device)
         identity = f"{identity_of(settings)} {corpus.key}"
@@ -171,6 +177,17 @@ class TransformerRun(Run[PackedHunyuanVideo]):
             batch = self._batch(choices[part], levels[part])
             error = self._error(batch, levels[part], noise[part])
             yield (error * batch.weight.to(error)).mean() / settings.accumulate
+
+    def _make_teacher(
+        self, model: PackedHunyuanVideo | None, device: torch.device
+    ) -> Teacher | None:
+        chosen = self.settings.distillation
+        if chosen is None:
+            return None
+        if model is None:
+            raise InvalidRequest("distillation", "has nothing to learn from; name a start")
+        denoiser = Denoiser(model.to(device), self.settings.guidance_scale)
+        return Teacher(denoiser, chosen, self.corpus.uncaptioned)
 
     def _own_parts(self) -> Iterator[slice]:
         """Where this process's parts lie in the batch; gradients meet after the last one."""
@@ -218,7 +235,11 @@ class TransformerRun(Run[PackedHunyuanVideo]):
         """Squared error of the velocity."""
         with self.autocast():
             velocity: Tensor = self.denoiser(batch, levels, noise)
-        return (velocity.float() - (noise - batch.target).to(velocity.device)).square()
+            if self._teacher is None:
+                wanted = noise - batch.target
+            else:
+                wanted = self._teacher.velocity(batch, levels, noise)
+        return (velocity.float() - wanted.to(velocity.device)).square()
 
 
 def predict_velocity(
@@ -243,6 +264,8 @@ def check_parts(settings: TransformerTraining, processes: Processes) -> int:
             f"{settings.batch} examples cannot be divided among {processes.count} processes "
             f"times {settings.accumulate} parts",
         )
+    if processes.count > 1 and settings.distillation is not None:
+        raise InvalidRequest("distillation", "is for one process, which holds the teacher too")
     if processes.count > 1 and settings.memory.stores:
         raise InvalidRequest(
             "memory", "float8 and swapped_blocks are for one process; several share the weights"
