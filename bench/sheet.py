@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from framepack.evaluation.world import FIRST_SEED, generate_frames
 from framepack.generation.plan import GENERATION_CONFIGS, GenerationRequest, plan_generation
-from framepack.presets import Models, load_preset
+from framepack.presets import LoraFile, Models, load_preset
 from framepack.world.render import render
-from framepack.world.scene import draw_scene
+from framepack.world.scene import Cast, draw_scene
 
 _FRAMES = 7
 _SIDE = 64
@@ -31,8 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Generate the videos and write the sheet."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(1)
-    models = load_preset("tiny", options.weights, device="cpu")
-    strips = [_strip(models, number, options.order) for number in range(options.scenes)]
+    loras = [LoraFile(options.lora)] if options.lora else []
+    models = load_preset("tiny", options.weights, device="cpu", loras=loras)
+    cast = Cast(colours=tuple(options.colours.split(","))) if options.colours else None
+    strips = [_strip(models, number, options.order, cast) for number in range(options.scenes)]
     rows = [
         np.concatenate(strips[first : first + _COLUMNS], axis=1)
         for first in range(0, len(strips) // _COLUMNS * _COLUMNS, _COLUMNS)
@@ -46,13 +48,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("output", type=Path, help="a .jpg or .png file")
     parser.add_argument("--weights", type=Path, help="instead of the shipped ones")
     parser.add_argument("--scenes", type=int, default=16, help="even (%(default)s)")
+    parser.add_argument("--colours", help="of things, such as purple (those trained on)")
+    parser.add_argument("--lora", type=Path, help="to merge into the transformer")
     parser.add_argument("--order", default="inverted", help="(%(default)s)")
     return parser
 
 
-def _strip(models: Models, number: int, order: str) -> np.ndarray:
+def _strip(models: Models, number: int, order: str, cast: Cast | None) -> np.ndarray:
     """Evenly spaced frames of a video of four sections under its prompt."""
-    scene, config = draw_scene(FIRST_SEED + number, num_things=1), GENERATION_CONFIGS["tiny"]
+    scene, config = draw_scene(FIRST_SEED + number, 1, cast), GENERATION_CONFIGS["tiny"]
     request = GenerationRequest(
         prompt=scene.caption,
         preset="tiny",
