@@ -358,12 +358,19 @@ def _train(options: argparse.Namespace) -> int:
     from framepack.training.processes import join_processes
     from framepack.training.stages import Training
 
+    for name in ("gpus", "threads", "steps"):
+        if (given := getattr(options, name)) is not None and given < 1:
+            raise InvalidRequest(name, f"must be at least 1, not {given}")
     config = read_config(find_config(options.config))
     if options.plan:
         sys.stdout.write(as_table(estimate(config, options.gpus)))
         return 0
     if options.output is None:
         raise InvalidRequest("output", "name the folder for state and weights: -o FOLDER")
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest("output", f"cannot make {options.output}: {error}") from error
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     processes, device = join_processes(options.device)

@@ -59,17 +59,20 @@ def classify_motion(shares: Mapping[Motion, float]) -> Motion | None:
     return law if shares[law] >= _MOSTLY else None
 
 
-def seam_ratio(frames: Video, window: int) -> float:
-    """Mean change from frame to frame where sections join, over that at other latent joints.
+def seam_ratios(frames: Video, window: int) -> Series:
+    """Change from frame to frame at each joint of sections, over the mean at other latent joints.
 
     Args:
         frames: 1 + 4 k pixel frames.
         window: Latent frames a section.
+
+    Returns:
+        One ratio a joint of sections, in order; NaN where nothing changes elsewhere.
     """
     values = frames.astype(np.float32)
     joints = np.arange(4, len(frames) - 1, 4)  # the last pixel frame of each latent frame but one
     change = np.array([np.abs(values[j + 1] - values[j]).mean() for j in joints])
     seams = (joints // 4) % window == 0
     if not seams.any() or not change[~seams].any():
-        return float("nan")
-    return float(change[seams].mean() / change[~seams].mean())
+        return np.full(seams.sum(), np.nan)
+    return np.asarray(change[seams] / change[~seams].mean(), np.float64)

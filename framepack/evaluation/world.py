@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from framepack.errors import InvalidRequest
 from framepack.evaluation.appearance import Series, Video, measure_appearance
-from framepack.evaluation.movement import classify_motion, law_shares, mean_speed, seam_ratio
+from framepack.evaluation.movement import classify_motion, law_shares, mean_speed, seam_ratios
 from framepack.evaluation.statistics import Figures, summarise_series, summarise_values
 from framepack.generation.encode import encode
 from framepack.generation.generate import sampling_settings
@@ -59,6 +59,11 @@ class WorldEvaluation:
     cast: Cast | None = None
 
     def __post_init__(self) -> None:
+        for name in ("specs", "seeds", "sections"):
+            if getattr(self, name) < 1:
+                raise InvalidRequest(name, f"must be at least 1, not {getattr(self, name)}")
+        if len(set(self.arms)) < len(self.arms):
+            raise InvalidRequest("arms", "one is named twice")
         unknown = sorted(set(self.arms) - {*CONTROLS, *ORDERS})
         if unknown:
             known = ", ".join((*CONTROLS, *ORDERS))
@@ -120,6 +125,7 @@ def measure(frames: Video, truth: Video, scene: Scene, window: int, *, control: 
         "presence": seen.presence,
         "iou": seen.iou,
         "colour_error": seen.colour_error,
+        "seam_ratio": seam_ratios(frames, window),  # one a joint of sections, not a frame
     }
     if control:  # a generated video is another future of the same beginning
         error = np.square(frames.astype(np.float64) - truth).mean((1, 2, 3)) / 255**2
@@ -130,7 +136,6 @@ def measure(frames: Video, truth: Video, scene: Scene, window: int, *, control: 
     return Measured(
         series,
         {
-            "seam_ratio": seam_ratio(frames, window),
             "speed_ratio": mean_speed(seen.x, seen.y) / true_speed if true_speed else math.nan,
             "motion_share": shares[thing.motion],
             "motion_class": float(classify_motion(shares) == thing.motion),

@@ -128,9 +128,10 @@ def replace_tensors(
     kept = {name: tensor for path in files for name, tensor in load_file(path).items()}
     partial = folder / f"{WEIGHTS}.partial"
     save_file({**kept, **tensors}, partial, metadata=dict(metadata))
-    for path in (*files, folder / INDEX):
-        path.unlink(missing_ok=True)
-    partial.rename(folder / WEIGHTS)
+    for path in (folder / INDEX, *files):  # one file is replaced at once, never absent
+        if path.name != WEIGHTS:
+            path.unlink(missing_ok=True)
+    partial.replace(folder / WEIGHTS)
 
 
 def read_json(path: Path) -> dict[str, Any]:

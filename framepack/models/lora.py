@@ -127,7 +127,10 @@ def read_lora(path: Path, shapes: Shapes) -> Lora:
             wrong.append(f"{name} has no {missing.pop()} factor")
             continue
         try:
-            factors |= _split(_scaled(name, pair, stated), targets[name], shapes)
+            split = _split(_scaled(name, pair, stated), targets[name], shapes)
+            if twice := sorted(factors.keys() & split.keys()):
+                wrong.append(f"{name}: another name in the file changes {_listed(twice)}, too")
+            factors |= split
         except ValueError as error:
             wrong.append(f"{name}: {error}")
     if wrong or not factors:

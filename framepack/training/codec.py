@@ -18,7 +18,9 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
+from framepack.errors import InvalidRequest
 from framepack.training.codec_start import start_from_components
+from framepack.training.limits import check_ranges
 from framepack.training.muon import Muon
 from framepack.training.rates import RateSchedule
 from framepack.training.run import PEAK, Run, RunSettings, identity_of
@@ -60,6 +62,13 @@ class CodecTraining:
     start_clips: int = 24
     held_out: int = 12
     pixels: int = 64
+
+    def __post_init__(self) -> None:
+        whole = (1, math.inf)
+        check_ranges(self, "codec", batch=whole, start_clips=whole, held_out=whole, frozen=(0, 1))
+        check_ranges(self, "codec", frames=whole, pixels=(8, math.inf))
+        if self.frames % 4 != 1 or self.pixels % 8:
+            raise InvalidRequest("codec", "frames must be 1 + 4k, pixels a multiple of 8")
 
 
 def world_pixels(seeds: range, num_frames: int, pixels: int = 64) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -11,9 +12,11 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 import yaml
 
 from framepack.errors import InvalidRequest
+from framepack.models.tiny import SIZES
 from framepack.presets import PRESETS
 from framepack.training.codec import CodecTraining
 from framepack.training.files import FileData
+from framepack.training.limits import check_ranges
 from framepack.training.previews import PreviewSettings
 from framepack.training.transformer import TransformerTraining
 from framepack.world.scene import FIRST_HELD_OUT_SEED, Cast
@@ -42,6 +45,11 @@ class WorldData:
     cast: Cast | None = None
 
     def __post_init__(self) -> None:
+        whole = (1, math.inf)
+        check_ranges(self, "data", clips=whole, held_out=whole, latent_frames=(2, math.inf))
+        check_ranges(self, "data", first_seed=(0, math.inf), pixels=(16, math.inf))
+        if self.pixels % 16:
+            raise InvalidRequest("data.pixels", f"must be a multiple of 16, not {self.pixels}")
         if self.first_seed + self.clips > FIRST_HELD_OUT_SEED:
             raise InvalidRequest("data", "training seeds would reach into the held-out ones")
 
@@ -77,6 +85,12 @@ class TrainingConfig:
             raise InvalidRequest(
                 "preset", f"{self.preset!r} cannot be trained; choose from {', '.join(known)}"
             )
+        if self.size not in SIZES:
+            raise InvalidRequest(
+                "size", f"there is no {self.size!r}; choose from {', '.join(SIZES)}"
+            )
+        if self.transformer.distillation and self.start is None and self.preset == "tiny":
+            raise InvalidRequest("distillation", "has nothing to learn from; name a start")
 
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -100,7 +114,10 @@ def read_config(path: Path) -> TrainingConfig:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InvalidRequest("config", f"cannot read {path}: {error}") from error
-    return build(TrainingConfig, content, "config")
+    config = build(TrainingConfig, content, "config")
+    if not config.transformer.arms:
+        raise InvalidRequest("config.transformer.arms", "name at least one arm")
+    return config
 
 
 def build(cls: type[C], content: Any, place: str) -> C:
@@ -112,9 +129,9 @@ def build(cls: type[C], content: Any, place: str) -> C:
     if not isinstance(content, Mapping):
         raise InvalidRequest(place, f"expected settings, found {content!r}")
     known = {f.name: f for f in fields(cast(Any, cls))}
-    unknown = sorted(content.keys() - known.keys())
+    unknown = sorted(map(str, content.keys() - known.keys()))
     if unknown:
-        raise InvalidRequest(place, f"unknown settings: {', '.join(map(str, unknown))}")
+        raise InvalidRequest(place, f"unknown settings: {', '.join(unknown)}")
     needed = {
         name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING
     }
@@ -150,8 +167,9 @@ def _one_of(expected: list[Any], value: Any, place: str) -> Any:
     if len(expected) == 1:
         return _value(expected[0], value, place)
     if all(map(is_dataclass, expected)) and isinstance(value, Mapping):
+        best = max(expected, key=lambda e: len(value.keys() & {f.name for f in fields(e)}))
         fitting = [e for e in expected if value.keys() <= {f.name for f in fields(e)}]
-        return _value((fitting or expected)[0], value, place)
+        return _value(fitting[0] if fitting else best, value, place)
     for each in expected:
         try:
             return _value(each, value, place)

@@ -123,6 +123,12 @@ class Corpora:
         for size in sorted({each.entries for each in histories if each.change == "codebook"}):
             path = self._folder / f"codebook-{size}-{self.training.key}.safetensors"
             if self._processes.main and not path.is_file():
+                pixels = sum(clip.latents[0].numel() for clip in clips)
+                if pixels < size:
+                    raise InvalidRequest(
+                        "history.entries",
+                        f"{size}, but the clips have only {pixels} latent pixels",
+                    )
                 fit_codebook(
                     lambda: (clip.latents[None].float() for clip in clips), FitOptions(size)
                 ).save(path)

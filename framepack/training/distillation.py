@@ -9,6 +9,7 @@ came by its ``guidance_scale``: sampling then needs no second evaluation.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ class DistillationSettings:
     cfg_scale: float
 
     def __post_init__(self) -> None:
-        if self.cfg_scale <= 1.0:
+        if not 1.0 < self.cfg_scale < math.inf:
             raise InvalidRequest(
                 "distillation", f"cfg_scale is {self.cfg_scale}; above 1 there is guidance to learn"
             )

@@ -8,6 +8,7 @@ that generation calls. Only the latents' origin differs, the truth instead of th
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -61,7 +62,7 @@ class Arm:
         least, most = self.sections
         if self.order not in ORDERS:
             self._refuse(f"no order {self.order!r}; choose from {', '.join(ORDERS)}")
-        if not 1 <= least <= most or self.share <= 0:
+        if not 1 <= least <= most or not 0 < self.share < math.inf:
             self._refuse(
                 f"sections go from 1 on and up, not {least} .. {most}, and shares are above 0, not "
                 f"{self.share:g}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ class FileData:
         for name, least in (("held_out", 1), ("latent_frames", 2), ("count", 1), ("stride", 1)):
             if getattr(self, name) < least:
                 raise InvalidRequest(f"data.{name}", f"must be at least {least}")
-        if self.fps <= 0:
+        if not 0 < self.fps < math.inf:
             raise InvalidRequest("data.fps", "must be greater than 0")
 
     @property
@@ -149,9 +150,11 @@ def find_clips(data: FileData, buckets: tuple[Size, ...], hashes: Path) -> tuple
         InvalidRequest: A caption is missing, a video too short, or there are too few.
         MediaError: A file is no video.
     """
-    videos = {
-        path: (file_sha256(path, hashes), caption) for path, caption in _captioned(Path(data.path))
-    }
+    videos: dict[Path, tuple[str, str]] = {}
+    for path, caption in _captioned(Path(data.path)):
+        if path in videos:
+            raise InvalidRequest("data", f"{path} is named twice in {data.path}")
+        videos[path] = (file_sha256(path, hashes), caption)
     by_content = sorted(videos, key=lambda path: videos[path][0])
     if len(by_content) <= data.held_out:
         raise InvalidRequest(
@@ -187,10 +190,10 @@ def _cut(
 def _captioned(path: Path) -> list[tuple[Path, str]]:
     """Videos and captions of a folder or a JSONL file, by name."""
     if path.is_dir():
-        videos = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        videos = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         return [(video, _caption_beside(video)) for video in videos]
     if path.suffix == ".jsonl" and path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = _read(path).splitlines()
         return [_line(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
     raise InvalidRequest("data.path", f"{path} is neither a folder nor a .jsonl file")
 
@@ -199,17 +202,29 @@ def _caption_beside(video: Path) -> str:
     text = video.with_suffix(".txt")
     if not text.is_file():
         raise InvalidRequest("data", f"{video} has no caption: write it to {text.name} beside it")
-    return text.read_text(encoding="utf-8").strip()
+    caption = _read(text).strip()
+    if not caption:
+        raise InvalidRequest("data", f"{text} is empty: write the caption of {video.name} to it")
+    return caption
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InvalidRequest("data", f"cannot read {path}: {error}") from error
 
 
 def _line(path: Path, number: int, line: str) -> tuple[Path, str]:
     try:
         stated = json.loads(line)
-        video, caption = path.parent / stated["video"], str(stated["caption"])
-    except (ValueError, KeyError, TypeError) as error:
+        video, caption = path.parent / stated["video"], stated["caption"].strip()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidRequest(
             "data", f'{path}:{number} is not {{"video": ..., "caption": ...}}: {error!r}'
         ) from None
     if not video.is_file():
         raise InvalidRequest("data", f"{path}:{number}: there is no file {video}")
+    if not caption:
+        raise InvalidRequest("data", f"{path}:{number}: the caption is empty")
     return video, caption

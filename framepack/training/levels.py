@@ -45,8 +45,11 @@ class NoiseLevels:
     def __post_init__(self) -> None:
         if not 0.0 <= self.least < self.most <= 1.0:
             raise InvalidRequest("levels", f"{self.least} .. {self.most} is no part of 0 .. 1")
-        if self.deviation <= 0 or (isinstance(self.shift, float) and self.shift <= 0):
-            raise InvalidRequest("levels", "deviation and shift must be greater than 0")
+        positive = [self.deviation, *([self.shift] if isinstance(self.shift, float) else [])]
+        if not all(0.0 < value < math.inf for value in positive) or not math.isfinite(self.mean):
+            raise InvalidRequest(
+                "levels", "deviation and shift must be greater than 0, mean finite"
+            )
 
     def draw(
         self, count: int, generator: torch.Generator, target_tokens: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,6 +47,10 @@ class LoraTraining:
     def __post_init__(self) -> None:
         if self.rank < 1 or not self.dialects:
             raise InvalidRequest("lora", "rank must be at least 1, and one dialect be named")
+        if not 0.0 < self.alpha < math.inf or not 0.0 <= self.dropout < 1.0:
+            raise InvalidRequest("lora", "alpha must be above 0, dropout at least 0 and below 1")
+        if len(set(self.dialects)) < len(self.dialects):
+            raise InvalidRequest("lora.dialects", "one is named twice")
         for pattern in (*self.include, *self.exclude):
             try:
                 re.compile(pattern)

@@ -13,6 +13,7 @@ outside the blocks never become float8: they are sensitive to rounding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from framepack.errors import InvalidRequest
 from framepack.models.float8 import from_float8, is_matrix, to_float8
 from framepack.models.hunyuan_video import PackedHunyuanVideo
+from framepack.training.limits import check_ranges
 
 Storage = Literal["float32", "bfloat16", "float8"]
 
@@ -42,6 +44,9 @@ class MemorySettings:
     checkpointing: bool = False
     frozen: Storage = "float32"
     swapped_blocks: int = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "memory", swapped_blocks=(0, math.inf))
 
     @property
     def stores(self) -> bool:

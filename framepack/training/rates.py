@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from framepack.errors import InvalidRequest
+from framepack.training.limits import check_ranges
+
 
 @dataclass(frozen=True)
 class RateSchedule:
@@ -24,6 +27,11 @@ class RateSchedule:
     hold: float = 0.35
     final: float = 0.03
     decay: Literal["linear", "cosine"] = "linear"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "rates", steps=(1, math.inf), warmup=(0, math.inf), final=(0, 1))
+        if not 0.0 <= self.hold < 1.0:
+            raise InvalidRequest("rates.hold", f"must be at least 0 and below 1, not {self.hold:g}")
 
     def at(self, step: int) -> float:
         """Share of the peak rate for a step, counted from 0."""

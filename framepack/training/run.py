@@ -7,6 +7,7 @@ optimisers', and a run cut anywhere and resumed is the uncut one, bit for bit on
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from framepack.errors import InvalidRequest
 from framepack.training.average import Average, trained_parameters
+from framepack.training.limits import check_ranges
 from framepack.training.observers import Observer, TensorBoard
 from framepack.training.processes import Processes, local, whole
 from framepack.training.rates import RateSchedule
@@ -54,6 +56,11 @@ class RunSettings:
     save_every: int = 100
     bfloat16: bool = True
     tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        often = (1, math.inf)
+        check_ranges(self, "run", report_every=often, save_every=often, average=(0, 1))
+        check_ranges(self, "run", clip=(0, math.inf, True))
 
 
 def identity_of(settings: Any) -> str:
@@ -115,6 +122,7 @@ class Run(ABC, Generic[M]):
         self.log = RunLog(folder / "log.csv")
         self.average = Average(model, settings.average)
         self.optimizers: Sequence[torch.optim.Optimizer] = ()
+        self._running: list[float] = []  # losses since the last report
         self.observers: list[Observer] = []
         if settings.tensorboard and self.processes.main:
             self.observers.append(TensorBoard())
@@ -140,7 +148,7 @@ class Run(ABC, Generic[M]):
     def advance(self, steps: int | None = None) -> Iterator[Figures]:
         """Train, yielding the figures of every report. Stops after so many steps, or at the end."""
         stop = self.total_steps if steps is None else min(self.total_steps, self.step + steps)
-        running: list[float] = []
+        running = self._running
         while self.step < stop:
             began = time.process_time()
             running.append(self._train_step())
@@ -149,8 +157,8 @@ class Run(ABC, Generic[M]):
                 observer.stepped(self, running[-1])
             if self._due(self.run_settings.report_every):
                 mean = self.processes.mean(sum(running) / len(running))
-                yield self._report(mean)
                 running.clear()
+                yield self._report(mean)
             if self._due(self.run_settings.save_every):
                 self.save()
         self.save()
@@ -183,10 +191,12 @@ class Run(ABC, Generic[M]):
                 "step": self.step,
                 "seconds": self.seconds,
                 "identity": self.identity,
+                "running": list(self._running),
                 "model": {name: local(p).detach() for name, p in parameters.items()},
                 "average": self.average.values,
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             },
+            self.processes.wait,
         )
 
     def resume(self) -> None:
@@ -197,18 +207,32 @@ class Run(ABC, Generic[M]):
         """
         state = load_state(self._state_path)
         if state is None:
+            if others := sorted(path.name for path in self.folder.glob("state*.pt")):
+                raise InvalidRequest(
+                    "out",
+                    f"{self.folder} holds the state of another number of processes "
+                    f"({', '.join(others)}), and this is {self.processes.count}: go on with as "
+                    "many as it was cut with, or give another folder",
+                )
             return
         if state["identity"] != self.identity:
             raise InvalidRequest(
                 "out",
                 f"{self.folder} holds the state of a run with other settings; "
-                "give another folder, or delete it",
+                "give another folder, or delete it and the weights beside it",
+            )
+        if self.processes.mean(float(state["step"] != round(self.processes.mean(state["step"])))):
+            raise InvalidRequest(
+                "out",
+                f"{self.folder} holds states of different steps, as the run was killed while it "
+                "saved them; give another folder, or delete it and the weights beside it",
             )
         self._restore(state)
 
     @torch.no_grad()
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.seconds = state["step"], state["seconds"]
+        self._running = list(state.get("running", ()))  # states before had none
         for name, parameter in trained_parameters(self.model).items():
             local(parameter).copy_(state["model"][name])
             self.average.values[name].copy_(state["average"][name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,14 @@ class RunLog:
             return
         with self.path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        self.path.unlink()
+        kept = RunLog(self.path.with_suffix(".partial"))
+        kept.path.unlink(missing_ok=True)
         for row in rows:
-            self.write(row)
+            kept.write(row)
+        if rows:
+            kept.path.replace(self.path)
+        else:
+            self.path.unlink()
 
     def _columns(self) -> list[str]:
         if not self.path.is_file():
@@ -53,11 +58,14 @@ class RunLog:
             return next(csv.reader(file), [])
 
 
-def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a run's state, replacing the last one at once."""
+def save_state(
+    path: Path, state: Mapping[str, Any], ready: Callable[[], None] = lambda: None
+) -> None:
+    """Write a run's state, replacing the last one at once, when others are ready to as well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     torch.save(dict(state), partial)
+    ready()
     partial.replace(path)
 
 

@@ -48,6 +48,9 @@ LORA = "lora.safetensors"
 """What a LoRA's training leaves."""
 
 _CPU = torch.device("cpu")
+_MADE = "weights.txt"
+"""What ``weights/`` was made from."""
+
 _CODEC_DONE = "codec/done"
 
 _TOWERS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "image_encoder")
@@ -119,8 +122,19 @@ class Training:
 
     def prepare(self) -> None:
         """Write ``weights/`` unless it is there, or not needed."""
-        if self.processes.main and self._base == self.weights and not self.weights.is_dir():
-            self._prepare()
+        if self._base == self.weights:
+            made, wanted = self.folder / _MADE, _origin(self.config)
+            if self.weights.is_dir():
+                if made.is_file() and made.read_text(encoding="utf-8") != wanted:
+                    raise InvalidRequest(
+                        "start",
+                        f"{self.weights} was made with other settings of preset, start, size or "
+                        "seed; give another folder, or delete it",
+                    )
+            elif self.processes.main:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                made.write_text(wanted, encoding="utf-8")
+                self._prepare()
         self.processes.wait()
 
     def _prepare(self) -> None:
@@ -276,6 +290,13 @@ class Training:
 def _nothing(config: TrainingConfig) -> bool:
     """Whether a training starts from nothing: no folder given, none to be had from the hub."""
     return config.start is None and config.preset == "tiny"
+
+
+def _origin(config: TrainingConfig) -> str:
+    """All that decides what ``weights/`` holds at first."""
+    if _nothing(config):
+        return f"{config.preset}, size {config.size}, seed {config.seed}\n"
+    return f"{config.preset} from {_existing(config) or 'the hub'}\n"
 
 
 def _existing(config: TrainingConfig) -> Path | None:

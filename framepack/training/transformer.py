@@ -7,6 +7,7 @@ mixture of orders, so all its sequences have one layout.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from framepack.training.cache import CachedClip, CachedPrompt
 from framepack.training.distillation import DistillationSettings, Teacher
 from framepack.training.examples import Arm, Batch, Choice, choose_batch, collate, same_size
 from framepack.training.levels import NoiseLevels
+from framepack.training.limits import check_ranges
 from framepack.training.lora import LoraTraining, add_lora
 from framepack.training.memory import MemorySettings, blocks_of, place
 from framepack.training.optimizers import Optimizer, OptimizerSettings, make_optimizers
@@ -81,6 +83,17 @@ class TransformerTraining:
     lora: LoraTraining | None = None
     memory: MemorySettings = field(default_factory=MemorySettings)
     distillation: DistillationSettings | None = None
+
+    def __post_init__(self) -> None:
+        whole, least = (1, math.inf), (0, math.inf)
+        check_ranges(self, "transformer", batch=whole, accumulate=whole, held_out_batch=whole)
+        check_ranges(self, "transformer", rate=(0, math.inf, True), weight_decay=least)
+        check_ranges(self, "transformer", dropout=(0, 1), motion_weight=least, guidance_scale=least)
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise InvalidRequest("transformer.betas", "must be at least 0 and below 1")
+        names = [arm.name for arm in self.arms]
+        if len(set(names)) < len(names):
+            raise InvalidRequest("transformer.arms", "two have one name; each needs its own")
 
 
 class Denoiser(nn.Module):
