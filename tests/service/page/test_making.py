@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
@@ -85,8 +86,13 @@ def test_a_section_is_seen_while_it_is_sampled(
     out = io.BytesIO()
     Image.new("RGB", (64, 64), "teal").save(out, "JPEG")
     picture = Picture(out.getvalue(), 64, 64, "image/jpeg")
-    film_worker.record.report_preview(sampling, 3, 16, picture)
     last = cells(page).nth(3)
+    # Previews are told once and not kept, and the page may still be connecting: a worker goes on.
+    for step in range(3, 16):
+        film_worker.record.report_preview(sampling, step, 16, picture)
+        with contextlib.suppress(AssertionError):
+            expect(last.locator("img.preview")).to_have_count(1, timeout=2000)
+            break
     expect(last.locator("img.preview")).to_have_count(1)
     large = page.get_by_alt_text("What the section being made looks like so far")
     expect(large).to_be_visible()
